@@ -1,0 +1,153 @@
+"""A bundle that scores: the graph's answers, compared with the calibration. The whole of the service's judgement is here."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import calibration
+from service.manifest import Bundle, BundleError, Manifest
+from service.session import Answers, Provider, Session
+
+Explain = Literal["flagged", "all", "none"]
+GOLDEN_RTOL = {"CPUExecutionProvider": 1e-5}  # another build of onnxruntime may add in another order
+OTHER_RTOL = 1e-4
+FIELDS = ("score", "elbo", "reconstruction_error", "contributions")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Answers for N records; M of them, whose places are `explained`, with contributions (M, T) and expected (M, C)."""
+
+    alpha: float
+    threshold: float
+    score: NDArray[np.float32]  # (N,) high is anomalous
+    p_value: NDArray[np.float64]  # (N,)
+    is_anomaly: NDArray[np.bool_]  # (N,)
+    severity: NDArray[np.int8]  # (N,) places in calibration.SEVERITIES
+    elbo: NDArray[np.float32]  # (N,) nats
+    reconstruction_error: NDArray[np.float32]  # (N,) nats
+    explained: NDArray[np.intp]  # (M,)
+    contributions: NDArray[np.float32]  # (M, T), T as manifest.terms; a row sums to its record's score
+    expected: NDArray[np.float32]  # (M, C), in the units of x
+
+
+class Detector:
+    """Scores rows of x (N, C) with one verified bundle. Safe to call from several threads."""
+
+    def __init__(self, bundle: Bundle, provider: Provider = "auto") -> None:
+        """Loads the scorer graph and replays the golden records on it. Raises BundleError where either fails."""
+        self.version = bundle.version
+        self.manifest: Manifest = bundle.manifest
+        self._session = Session(bundle.files["scorer.onnx"], self.manifest.width, provider)
+        self._calibration = np.asarray(self.manifest.calibration.scores, dtype=np.float32)
+        self._ascending = self._calibration.tolist()
+        self._far = float(float(self._calibration[-1]) - self._calibration[len(self._calibration) // 2])
+        self._check_golden()
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that onnxruntime really uses."""
+        return self._session.provider
+
+    @cached_property
+    def smallest_alpha(self) -> float:
+        """The smallest false-alarm rate that the calibration records support."""
+        return calibration.smallest_alpha(len(self._calibration))
+
+    def threshold(self, alpha: float | None = None) -> float:
+        """The score from which records are flagged at this alpha (default: the bundle's). Raises UnsupportedAlphaError."""
+        if alpha is None or alpha == self.manifest.alpha:
+            return self.manifest.threshold
+        return calibration.threshold(self._calibration, alpha)
+
+    def score(
+        self, x: NDArray[np.float32], alpha: float | None = None, fdr: float | None = None, explain: Explain = "flagged"
+    ) -> Scores:
+        """Scores x (N, C), NaN where a value is missing; a record's score does not depend on the others.
+
+        With fdr, is_anomaly marks the Benjamini-Hochberg set of these N records instead of p_value <= alpha.
+        Raises UnsupportedAlphaError.
+        """
+        used = self.manifest.alpha if alpha is None else alpha
+        limit = self.threshold(alpha)
+        every = explain == "all"
+        answers = self._session.run(x, explain=every)
+        if len(x) == 1 and fdr is None and explain == "flagged" and np.isfinite(answers.score[0]):
+            return self._score_one(x, answers, used, limit)
+        p_value = calibration.p_values(self._calibration, answers.score)
+        is_anomaly = p_value <= used if fdr is None else calibration.benjamini_hochberg(p_value, fdr)
+        explained = np.arange(len(x)) if every else np.flatnonzero(is_anomaly if explain == "flagged" else [])
+        told = answers if every or not len(explained) else self._session.run(x[explained], explain=True)
+        return Scores(
+            alpha=used,
+            threshold=limit,
+            score=answers.score,
+            p_value=p_value,
+            is_anomaly=is_anomaly,
+            severity=calibration.severity(self._calibration, answers.score, p_value, used),
+            elbo=answers.elbo,
+            reconstruction_error=answers.reconstruction_error,
+            explained=explained,
+            contributions=told.contributions,
+            expected=told.expected,
+        )
+
+    def _score_one(self, x: NDArray[np.float32], answers: Answers, alpha: float, threshold: float) -> Scores:
+        """What `score` makes of a single record's finite answers, bit for bit, in plain floats: a call of NumPy costs more."""
+        score, n = float(answers.score[0]), len(self._ascending)
+        p = (1 + n - bisect_left(self._ascending, score)) / (n + 1)
+        flagged = p <= alpha
+        level = int(flagged)
+        if flagged and (score > self._ascending[-1] or p <= alpha / 10):
+            level = 3 if score - self._ascending[-1] > self._far else 2
+        told = self._session.run(x, explain=True) if flagged else answers
+        return Scores(
+            alpha=alpha,
+            threshold=threshold,
+            score=answers.score,
+            p_value=np.array([p]),
+            is_anomaly=np.array([flagged]),
+            severity=np.array([level], np.int8),
+            elbo=answers.elbo,
+            reconstruction_error=answers.reconstruction_error,
+            explained=np.arange(level > 0),
+            contributions=told.contributions,
+            expected=told.expected,
+        )
+
+    def _check_golden(self) -> None:
+        rtol = GOLDEN_RTOL.get(self.provider, OTHER_RTOL)
+        kept = self.manifest.golden
+        if any(len(golden.contributions) != len(self.manifest.terms) for golden in kept):
+            raise BundleError(f"golden records must have {len(self.manifest.terms)} contributions")
+        x = np.array([golden.x for golden in kept], dtype=np.float32)
+        now = self._session.run(x, explain=True)
+        for field in FIELDS:
+            want = np.array([getattr(golden, field) for golden in kept])
+            gap = relative_gap(getattr(now, field), want, np.array([golden.reconstruction_error for golden in kept]))
+            if not (gap <= rtol).all():  # NaN is refused too
+                raise BundleError(
+                    f"golden record {int(np.argmax(~(gap <= rtol)))}: the {field} on {self.provider} is not the one in the "
+                    "manifest: the graph or this machine's onnxruntime is faulty; publish the bundle again"
+                )
+
+
+def relative_gap(got: NDArray[np.floating], want: NDArray[np.floating], error: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N,) how far answers (N,) or (N, T) are from those wanted, relative to the size of what they are sums of.
+
+    An ELBO near 0 is the difference of a reconstruction error (N,) and a constant: the error says how large its last bit is.
+    """
+    got, want = (np.asarray(a, dtype=np.float64).reshape(len(error), -1) for a in (got, want))
+    size = np.maximum(np.maximum(np.abs(want).max(1), np.abs(error)), 1)
+    return np.asarray(np.abs(got - want).max(1) / size)

@@ -1,0 +1,221 @@
+"""The contract between training and service: what a bundle's manifest.json says, and reading it safely.
+
+Training writes these models, the service reads them; nothing else passes between the two but the ONNX files.
+Format: models/README.md, field by field. A change of meaning raises SCHEMA_VERSION.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SCHEMA_VERSION: Literal[1] = 1
+MANIFEST = "manifest.json"
+CURRENT = "CURRENT"
+GRAPHS = ("encoder.onnx", "decoder.onnx", "scorer.onnx")
+FILES = (*GRAPHS, "report.html")
+MAX_MANIFEST_BYTES = 64 << 20
+MAX_FILE_BYTES = 1 << 30
+# No name reaches the file system unless it looks like this: no separator, no leading dot, no surprise.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+Kind = Literal["numeric", "categorical", "boolean", "datetime"]
+ScoreKind = Literal["surprise", "elbo", "reconstruction"]
+KL = "_kl"  # the name of the latent term among the contributions of an elbo score
+DATETIME_PARTS = ("hour", "weekday", "month")
+
+
+class BundleError(Exception):
+    """A bundle cannot be used; the text says which, what was found and what to do."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Feature(_Model):
+    """One column of the user's table. `width` columns of x (N, C) carry it into the graph."""
+
+    name: str
+    kind: Kind
+    integer: bool = False  # numeric or categorical: the values are whole numbers
+    categories: tuple[str, ...] | tuple[int, ...] = ()  # a category's code is its place; an unknown one's is their number
+    low: float | None = None  # the range that training saw, numeric only
+    high: float | None = None
+    missing_rate: float = Field(0.0, ge=0, le=1)  # share of the training records without a value
+
+    @property
+    def width(self) -> int:
+        """Columns of x: an hour, a weekday and a month for a datetime, else one."""
+        return len(DATETIME_PARTS) if self.kind == "datetime" else 1
+
+
+class Calibration(_Model):
+    """Honest scores (n,) of normal records, ascending: of records held out, as the scorer gives them; of a small table's
+    training records, each judged without itself.
+    """
+
+    scores: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Calibration:
+        if not self.scores:
+            raise ValueError("no calibration scores")
+        if any(a > b for a, b in zip(self.scores, self.scores[1:], strict=False)):
+            raise ValueError("calibration scores are not ascending")
+        return self
+
+
+class File(_Model):
+    """What a file of the bundle must be, byte for byte."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+
+
+class Dropped(_Model):
+    """A column of the training table that no feature was made of, and why."""
+
+    column: str
+    reason: str
+
+
+class Golden(_Model):
+    """A record, as a row of x (null is missing), with the answers that any healthy copy of this bundle gives."""
+
+    x: tuple[float | None, ...]
+    score: float
+    elbo: float
+    reconstruction_error: float
+    contributions: tuple[float, ...]
+
+
+class Manifest(_Model):
+    """All that a reader of the bundle must know beside the graphs."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    features: tuple[Feature, ...]
+    dropped: tuple[Dropped, ...] = ()
+    warnings: tuple[str, ...] = ()
+    score_kind: ScoreKind
+    alpha: float = Field(gt=0, lt=1)
+    threshold: float
+    calibration: Calibration
+    latent: int = Field(gt=0)  # width of z (N, L), over all nets
+    training: dict[str, Any]  # every setting of the fit, and what it saw of the data
+    metrics: dict[str, float | None]
+    libraries: dict[str, str]
+    golden: tuple[Golden, ...]
+    files: dict[str, File]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        names = [feature.name for feature in self.features]
+        if not names or len(set(names)) != len(names):
+            raise ValueError("features must have distinct names, one at least")
+        if not NAME.fullmatch(self.name):
+            raise ValueError("a model's name is letters, digits, '.', '_' and '-', 100 at most")
+        if set(self.files) != set(FILES):
+            raise ValueError(f"files must be exactly {', '.join(FILES)}")
+        if not self.golden or any(len(golden.x) != self.width for golden in self.golden):
+            raise ValueError(f"golden records of {self.width} values are needed, one at least")
+        return self
+
+    @property
+    def width(self) -> int:
+        """C, the columns of the graph's input x (N, C)."""
+        return sum(feature.width for feature in self.features)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The names of the columns of the graph's contributions (N, T)."""
+        names = tuple(feature.name for feature in self.features)
+        return (*names, KL) if self.score_kind == "elbo" else names
+
+    def dump(self) -> bytes:
+        """The bytes of manifest.json: the same for the same content."""
+        return self.model_dump_json(indent=1).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle in memory: what is used is exactly what was hashed."""
+
+    version: str
+    manifest: Manifest
+    files: dict[str, bytes]
+
+
+def check_name(name: str, what: str = "model name") -> str:
+    """The name itself, if it is safe as a folder's name; else BundleError."""
+    if not NAME.fullmatch(name):
+        raise BundleError(f"{what}: use letters, digits, '.', '_' and '-', at most 100, beginning with a letter or digit")
+    return name
+
+
+def current_version(models_dir: Path, name: str) -> str:
+    """The version that models_dir/name/CURRENT names; BundleError if there is none."""
+    path = models_dir / check_name(name) / CURRENT
+    try:
+        version = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"no model '{name}' is published in {models_dir}: {path} cannot be read; publish one with "
+            f"'python -m training fit DATA --model {name}'"
+        ) from error
+    return check_name(version, f"the version in {path}")
+
+
+def list_versions(models_dir: Path, name: str) -> list[str]:
+    """The published versions of a model, oldest first (their names begin with the time)."""
+    folder = models_dir / check_name(name)
+    return sorted(path.name for path in folder.glob("*") if NAME.fullmatch(path.name) and (path / MANIFEST).is_file())
+
+
+def list_models(models_dir: Path) -> list[str]:
+    """The names of the models with a CURRENT in this folder."""
+    return sorted(path.parent.name for path in models_dir.glob(f"*/{CURRENT}") if NAME.fullmatch(path.parent.name))
+
+
+def read_bundle(folder: Path, only: Sequence[str] = FILES) -> Bundle:
+    """Reads and verifies a bundle: each file once, its size and SHA-256 against the manifest. Raises BundleError."""
+    try:
+        manifest = parse_manifest(_read(folder / MANIFEST, MAX_MANIFEST_BYTES))
+    except BundleError as error:
+        raise BundleError(f"{folder}: {error}") from error
+    files = {}
+    for name in only:
+        expected = manifest.files[name]
+        content = _read(folder / name, expected.bytes)
+        if len(content) != expected.bytes or hashlib.sha256(content).hexdigest() != expected.sha256:
+            raise BundleError(f"{folder / name}: not the bytes that the manifest names; copy or publish the bundle again")
+        files[name] = content
+    return Bundle(folder.name, manifest, files)
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """The manifest of these bytes; BundleError names the first field that is wrong."""
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise BundleError(f"{MANIFEST} is not of schema version {SCHEMA_VERSION}: {where}: {first['msg']}") from None
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """At most limit + 1 bytes of a regular file: a longer one shows, and does no harm."""
+    try:
+        if not path.is_file():
+            raise BundleError(f"{path} is missing; copy or publish the bundle again")
+        with open(path, "rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error

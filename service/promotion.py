@@ -1,0 +1,55 @@
+"""Which version of a model is served: writing CURRENT, so that a reader sees the old name or the new one and nothing between."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from service.manifest import CURRENT, BundleError, check_name, current_version, list_versions, read_bundle
+
+
+def promote(models_dir: Path, name: str, version: str) -> None:
+    """Makes CURRENT name this version, if it verifies: written beside, synced, renamed. Raises BundleError."""
+    if check_name(version, "version") not in list_versions(models_dir, name):
+        raise BundleError(f"model '{name}' has no version '{version}' in {models_dir}; 'inspect {name}' lists them")
+    read_bundle(models_dir / name / version)
+    try:
+        set_current(models_dir / name, version)
+    except OSError as error:
+        raise BundleError(f"{models_dir / name / CURRENT} cannot be written: {error.strerror}") from error
+
+
+def set_current(folder: Path, version: str) -> None:
+    """Makes a version of the model in this folder the one that is served, by one rename. Raises OSError."""
+    descriptor, beside = tempfile.mkstemp(dir=folder, prefix=".CURRENT-")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(version + "\n")
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        Path(beside).replace(folder / CURRENT)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes what was renamed in a folder last. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rollback(models_dir: Path, name: str) -> str:
+    """Promotes the version before the served one, and returns it. Raises BundleError where there is none."""
+    current = current_version(models_dir, name)
+    before = [version for version in list_versions(models_dir, name) if version < current]
+    if not before:
+        raise BundleError(f"model '{name}' has no version before {current}; 'inspect {name}' lists them")
+    promote(models_dir, name, before[-1])
+    return before[-1]

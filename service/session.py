@@ -1,0 +1,103 @@
+"""The only file that knows onnxruntime: choosing a provider, loading a graph from bytes, running it in slices."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service.manifest import BundleError
+
+Provider = Literal["auto", "cuda", "cpu"]
+SLICE = 1024  # rows a run: memory does not grow with the request, and a slice stays in the cache
+NAMES = ("score", "elbo", "reconstruction_error", "contributions", "expected")
+VERSION: str = onnxruntime.__version__
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the graph says of N records; contributions (N, T) and expected (N, C) only where asked for, else of no rows."""
+
+    score: NDArray[np.float32]
+    elbo: NDArray[np.float32]
+    reconstruction_error: NDArray[np.float32]
+    contributions: NDArray[np.float32]
+    expected: NDArray[np.float32]
+
+
+class Session:
+    """One loaded scorer graph."""
+
+    def __init__(self, graph: bytes, width: int, provider: Provider = "auto") -> None:
+        """Loads the graph from the very bytes that were verified. Raises BundleError."""
+        self._session = load(graph, provider)
+        self.provider: str = self._session.get_providers()[0]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if [(i.name, i.type, i.shape[1:]) for i in inputs] != [("x", "tensor(float)", [width])]:
+            raise BundleError(f"scorer.onnx must take one float input x of {width} columns")
+        if tuple(output.name for output in outputs) != NAMES:
+            raise BundleError(f"scorer.onnx must give {', '.join(NAMES)}")
+        self._terms = int(outputs[3].shape[1])
+        self._width = width
+        self._scores_only = onnxruntime.RunOptions()
+        self._scores_only.only_execute_path_to_fetches = True  # the reasons are not computed where nobody asks for them
+        # onnxruntime keeps what a path needs per set of outputs without a lock; one run at a time is also what one core can do.
+        self._lock = threading.Lock()
+
+    def run(self, x: NDArray[np.float32], explain: bool) -> Answers:
+        """The graph's answers to x (N, C), in slices of SLICE rows."""
+        if len(x) <= SLICE:
+            return self._answers(self._run(x, explain))
+        slices = [self._run(x[start : start + SLICE], explain) for start in range(0, len(x), SLICE)]
+        return self._answers([np.concatenate(parts) for parts in zip(*slices, strict=True)])
+
+    def _run(self, x: NDArray[np.float32], explain: bool) -> list[NDArray[np.float32]]:
+        with self._lock:
+            answers = self._session.run(*((NAMES, {"x": x}) if explain else (NAMES[:3], {"x": x}, self._scores_only)))
+        return cast("list[NDArray[np.float32]]", answers)
+
+    def _answers(self, told: list[NDArray[np.float32]]) -> Answers:
+        reasons = told[3:] or [np.empty((0, self._terms), np.float32), np.empty((0, self._width), np.float32)]
+        return Answers(told[0][:, 0], told[1][:, 0], told[2][:, 0], *reasons)
+
+
+def load(graph: bytes, provider: Provider = "auto") -> Any:
+    """An onnxruntime session on one thread, on CUDA where asked for and usable. Raises BundleError.
+
+    What onnxruntime says is available is what it was built with, not what is there: only the loaded session tells.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    wanted = [CUDA, CPU] if provider != "cpu" and _may_have_cuda() else [CPU]
+    if provider == "cuda" and CUDA not in wanted:
+        raise BundleError(
+            "provider cuda: no NVIDIA driver, or an onnxruntime without CUDA; install the extra gpu, or use provider auto"
+        )
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=wanted)
+    except Exception as error:  # onnxruntime raises a class of its own for each kind of fault, with no base
+        raise BundleError(f"onnxruntime refuses the graph: {type(error).__name__}") from error
+    used = cast(str, session.get_providers()[0])
+    if provider == "cuda" and used != CUDA:
+        raise BundleError("provider cuda: no usable GPU (the session fell back to the CPU); check the driver and CUDA libraries")
+    return session
+
+
+def _may_have_cuda() -> bool:
+    """Whether CUDA is worth trying: this build knows it, and there is a driver. Loads CUDA libraries installed as wheels."""
+    if CUDA not in onnxruntime.get_available_providers():
+        return False
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    onnxruntime.preload_dlls()
+    return True
