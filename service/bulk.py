@@ -1,0 +1,118 @@
+"""Scores files in bounded memory. score_batch is a pure function of a batch, for whatever maps batches over a cluster."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+import numpy as np
+from arro3.core import Array, DataType, Field, RecordBatch, Schema
+from numpy.typing import NDArray
+
+from service.detector import Detector
+from service.manifest import check_name, current_version, read_bundle
+from service.output import STANDARD, check_output, write_table
+from service.session import Provider
+from service.tables import Batch, Table, TableError, open_table
+
+FIELDS = (
+    Field("score", DataType.float32(), nullable=False),
+    Field("p_value", DataType.float64(), nullable=False),
+    Field("is_anomaly", DataType.bool(), nullable=False),
+)
+NAMES = tuple(field.name for field in FIELDS)
+ON_TERMINAL, IN_LOG = 0.2, 5.0  # seconds between two lines of progress
+
+T = TypeVar("T")
+
+
+def score_file(
+    models_dir: Path,
+    name: str,
+    data: str,
+    output: str,
+    keep: Sequence[str] = (),
+    provider: Provider = "auto",
+    progress: TextIO | None = None,
+) -> int:
+    """Scores DATA with the served version of a model into `output`, by its ending CSV or Parquet, '-' for CSV on standard output.
+
+    One row for each of DATA's, in order: the columns `keep`, score, p_value, is_anomaly. Tells its progress, and the columns that
+    the model does not know, on `progress`, standard error by default. Returns the number of rows.
+    Raises TableError, BundleError, OSError; then no output is left behind.
+    """
+    check_output(output)
+    if taken := [column for column in keep if column in NAMES]:
+        raise TableError(f"--keep {taken[0]}: the output has a column of that name; rename it in the data")
+    if len(set(keep)) < len(keep):
+        raise TableError("--keep: a column is named twice; name it once")
+    folder = models_dir / check_name(name) / current_version(models_dir, name)
+    detector = Detector(read_bundle(folder, only=["scorer.onnx"]), provider)
+    table = open_table(data, detector.manifest.features, keep)
+    if output != STANDARD and any(Path(output).exists() and Path(output).samefile(source.path) for source in table.sources):
+        raise TableError(f"{output}: this is the data itself; name another output")
+    told = _Progress(table, progress or sys.stderr)
+    schema = Schema([*table.kept_fields, *FIELDS])
+    write_table(told.count(_score(detector, batch, schema) for batch in _ahead(table)), schema, output)
+    told.end()
+    return told.rows
+
+
+def score_batch(detector: Detector, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
+    """score (n,), p_value (n,) and is_anomaly (n,) of x (n, C) at the bundle's alpha."""
+    scores = detector.score(x, explain="none")
+    return scores.score, scores.p_value, scores.is_anomaly
+
+
+def _score(detector: Detector, batch: Batch, schema: Schema) -> RecordBatch:
+    answers = (Array.from_numpy(np.ascontiguousarray(column)) for column in score_batch(detector, batch.x))
+    return RecordBatch.from_arrays([*batch.kept, *answers], schema=schema)
+
+
+def _ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, each made in another thread while the one before is in use: reading and scoring go on at once."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, "read") as reader:
+        following = reader.submit(next, iterator, None)
+        while (item := following.result()) is not None:
+            following = reader.submit(next, iterator, None)
+            yield item
+
+
+class _Progress:
+    """Rows/s and the time left: one line that changes on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, table: Table, stream: TextIO) -> None:
+        self.rows = 0
+        self._table, self._stream = table, stream
+        self._terminal = stream.isatty()
+        self._began = self._told = time.monotonic()
+        if table.left_aside:
+            print(f"columns left aside, which the model does not know: {', '.join(table.left_aside)}", file=stream, flush=True)
+
+    def count(self, batches: Iterable[RecordBatch]) -> Iterator[RecordBatch]:
+        """The batches, counted on their way."""
+        for batch in batches:
+            self.rows += batch.num_rows
+            now = time.monotonic()
+            if now - self._told >= (ON_TERMINAL if self._terminal else IN_LOG):
+                self._told = now
+                self._tell(now - self._began)
+            yield batch
+
+    def end(self) -> None:
+        """The last line."""
+        seconds = time.monotonic() - self._began
+        clear = "\r\x1b[K" if self._terminal else ""
+        rate = self.rows / max(seconds, 1e-9)
+        print(f"{clear}scored {self.rows:,} rows in {seconds:.1f} s ({rate:,.0f} rows/s)", file=self._stream, flush=True)
+
+    def _tell(self, seconds: float) -> None:
+        share = min(1.0, self._table.position / max(self._table.bytes, 1))
+        left = f", {seconds * (1 - share) / share:,.0f} s left" if share else ""
+        line = f"{share:4.0%}, {self.rows:,} rows, {self.rows / seconds:,.0f} rows/s{left}"
+        print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", file=self._stream, flush=True)

@@ -1,0 +1,205 @@
+"""Values of a feature, as JSON, CSV cells or Arrow columns <-> its columns of x (N, C), the float32 input of the graph.
+
+numeric: the value. boolean: 0 or 1. categorical: the category's place in feature.categories, their number if unknown.
+datetime: hour with its fraction, weekday (0 = Monday), month (1 to 12). NaN: missing. All three encoders give the same x, bit
+for bit, for the same value: numbers pass through float64, which JSON, CSV and Arrow read alike.
+
+An encoder gives the columns (N, width) and (row, message) for each bad value, whose row is NaN; no message holds a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from arro3.core import Array, DataType
+from numpy.typing import NDArray
+
+from service import arrow, datetimes
+from service.arrow import MISSING, Floats
+from service.manifest import Feature, Manifest
+
+OVERFLOW = "does not fit float32 (infinite or too large)"
+NOT_A_NUMBER = "not a number"
+NOT_WHOLE = "not a whole number"
+NOT_A_TEXT = "not a text"
+NOT_A_BOOLEAN = "not true or false"
+NOT_A_DATETIME = "not a datetime such as 2026-11-23T14:05:00"
+
+Encoded = tuple[NDArray[np.float32], list[tuple[int, str]]]
+_NONE = type(None)
+_NUMBERS, _TEXTS, _BOOLEANS = frozenset({int, float, _NONE}), frozenset({str, _NONE}), frozenset({bool, _NONE})
+
+
+def encode(feature: Feature, values: Sequence[Any]) -> Encoded:
+    """Encodes N JSON values, strictly: no bool or text is a number, no number a text category, no fraction a whole number."""
+    allowed, message = {
+        "numeric": (_NUMBERS, NOT_A_NUMBER),
+        "boolean": (_BOOLEANS, NOT_A_BOOLEAN),
+        "datetime": (_TEXTS, NOT_A_DATETIME),
+        "categorical": (_NUMBERS, NOT_WHOLE) if feature.integer else (_TEXTS, NOT_A_TEXT),
+    }[feature.kind]
+    if allowed.issuperset(map(type, values)):
+        return encode_checked(feature, values)
+    bad = [(row, message) for row, value in enumerate(values) if type(value) not in allowed]
+    columns, more = encode_checked(feature, [value if type(value) in allowed else None for value in values])
+    return columns, sorted(bad + more)
+
+
+def encode_checked(feature: Feature, values: Sequence[Any]) -> Encoded:
+    """As encode, for values of types that are known to be right: checks only what a type does not say, overflow above all."""
+    if feature.kind == "datetime":
+        return _datetimes(values)
+    if feature.kind == "categorical" and not feature.integer:
+        codes, unknown = _text_codes(feature.categories), len(feature.categories)
+        return np.array([codes.get(value, unknown) for value in values], np.float32)[:, None], []
+    try:
+        numbers = np.array(values, np.float64)
+    except OverflowError:  # an integer beyond float64
+        numbers = np.array([_float(value) for value in values])
+    return _whole(feature, numbers) if feature.kind == "categorical" else _fit(numbers)
+
+
+def encode_text(feature: Feature, array: Array) -> Encoded:
+    """Encodes N cells of a CSV file, an Arrow array of texts: MISSING is missing, blanks around a value are left aside."""
+    if feature.kind == "datetime":
+        return _datetimes([None if text is None or text.strip() in MISSING else text for text in array.to_pylist()])
+    if feature.kind == "categorical" and not feature.integer:
+        codes, unknown = _text_codes(feature.categories), len(feature.categories)
+        return _single(*arrow.by_distinct(array, lambda text: codes.get(text, unknown)))
+    if feature.kind == "boolean":
+        return _single(*arrow.parse_booleans(array), NOT_A_BOOLEAN)
+    numbers, wrong = arrow.parse_numbers(array)
+    columns, bad = _whole(feature, numbers) if feature.kind == "categorical" else _fit(numbers)
+    return columns, sorted(bad + [(row, NOT_A_NUMBER) for row in wrong])
+
+
+def encode_arrow(feature: Feature, array: Array) -> Encoded:
+    """Encodes N values of a typed Arrow column, null for missing; a column of the wrong type is one error, at row 0.
+
+    numeric: integers, floats, decimals. boolean: bools, texts such as yes and no, 0 and 1. datetime: texts, dates, timestamps as
+    a clock in their time zone shows them. categorical: texts, plain or in a dictionary; whole numbers where feature.integer.
+    """
+    array = arrow.plain(array)
+    kind = array.type
+    whole = feature.kind == "categorical" and feature.integer
+    if DataType.is_null(kind):
+        return _missing(feature, len(array)), []
+    if arrow.is_text(kind) and not whole and feature.kind != "numeric":
+        return encode_text(feature, array)
+    if arrow.is_number(kind) and (whole or feature.kind in ("numeric", "boolean")):
+        numbers = arrow.floats(array)
+        if feature.kind == "boolean":
+            other = ~(np.isnan(numbers) | np.isin(numbers, (0, 1)))
+            return _single(np.where(other, np.nan, numbers), np.flatnonzero(other).tolist(), NOT_A_BOOLEAN)
+        return _whole(feature, numbers) if whole else _fit(numbers)
+    if DataType.is_boolean(kind) and feature.kind == "boolean":
+        return _single(arrow.floats(array))
+    if arrow.is_datetime(kind) and feature.kind == "datetime":
+        return datetimes.columns(arrow.wall_times(array)), []
+    needed = "whole numbers" if whole else {"numeric": "numbers", "categorical": "texts"}.get(feature.kind, f"{feature.kind}s")
+    return _missing(feature, len(array)), [(0, f"the column is of another type; {needed} are needed")]
+
+
+def decode(feature: Feature, columns: NDArray[np.float32]) -> float | int | str | bool | None:
+    """The JSON value of columns (width,), in the feature's own unit; None for NaN and for the code of an unknown category."""
+    if np.isnan(columns).any():
+        return None
+    value = columns[0]
+    if feature.kind == "datetime":
+        return datetimes.describe(columns)
+    if feature.kind == "boolean":
+        return bool(value >= 0.5)
+    if feature.kind == "categorical":
+        code = int(np.rint(value))
+        return feature.categories[code] if 0 <= code < len(feature.categories) else None
+    # A float32 has 9 digits at most; the 17 of its float64 twin would only look exact.
+    return int(np.rint(value)) if feature.integer else float(str(np.float32(value)))
+
+
+class Limits:
+    """What is normal for the columns of x: built once for a model, then asked for each request."""
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        """Limits of the features' C columns."""
+        self._names = [feature.name for feature in features for _ in range(feature.width)]
+        self._kinds = [feature.kind for feature in features for _ in range(feature.width)]
+        columns = [(feature, part) for feature in features for part in range(feature.width)]
+        low = [feature.low if feature.kind == "numeric" else None for feature, _ in columns]
+        high = [_highest(feature) for feature, _ in columns]
+        self._low = np.array([-np.inf if value is None else value for value in low], np.float32)
+        self._high = np.array([np.inf if value is None else value for value in high], np.float32)
+        # A datetime is missing once, not in each of its parts.
+        self._always = np.array([feature.missing_rate == 0 and part == 0 for feature, part in columns])
+
+    def oddities(self, x: NDArray[np.float32]) -> list[list[tuple[str, str]]]:
+        """For each row of x (N, C): (feature, code), code being unknown_category, out_of_range or missing."""
+        missing = np.isnan(x) & self._always
+        odd: list[list[tuple[str, str]]] = [[] for _ in range(len(x))]
+        for row, column in zip(*((x < self._low) | (x > self._high) | missing).nonzero(), strict=True):
+            if missing[row, column]:
+                code = "missing"
+            else:
+                code = "unknown_category" if self._kinds[column] == "categorical" else "out_of_range"
+            odd[row].append((self._names[column], code))
+        return odd
+
+
+def oddities(manifest: Manifest, x: NDArray[np.float32]) -> list[list[tuple[str, str]]]:
+    """Limits(manifest.features).oddities(x), for a caller that asks once."""
+    return Limits(manifest.features).oddities(x)
+
+
+def _highest(feature: Feature) -> float | None:
+    if feature.kind == "categorical":
+        return len(feature.categories) - 1
+    return feature.high if feature.kind == "numeric" else None
+
+
+@lru_cache(maxsize=1024)
+def _text_codes(categories: tuple[str, ...]) -> dict[str | None, float]:
+    return {None: np.nan, **dict.fromkeys(MISSING, np.nan), **{text: code for code, text in enumerate(categories)}}
+
+
+def _missing(feature: Feature, n: int) -> NDArray[np.float32]:
+    return np.full((n, feature.width), np.nan, np.float32)
+
+
+def _single(values: Floats, wrong: Sequence[int] = (), message: str = "") -> Encoded:
+    return values.astype(np.float32)[:, None], [(row, message) for row in wrong]
+
+
+def _fit(numbers: Floats) -> Encoded:
+    with np.errstate(over="ignore"):
+        column = numbers.astype(np.float32)
+    infinite = np.isinf(column)
+    if not infinite.any():
+        return column[:, None], []
+    column[infinite] = np.nan
+    return column[:, None], [(row, OVERFLOW) for row in np.flatnonzero(infinite).tolist()]
+
+
+def _whole(feature: Feature, numbers: Floats) -> Encoded:
+    """Codes of integer categories: the place of each number among them."""
+    categories = np.array(feature.categories, np.float64)
+    order = np.argsort(categories)
+    place = np.searchsorted(categories, numbers, sorter=order).clip(max=len(categories) - 1)
+    code = np.where(categories[order[place]] == numbers, order[place], len(categories)).astype(np.float64)
+    wrong = ~np.isnan(numbers) & ((numbers != np.floor(numbers)) | np.isinf(numbers))
+    code[wrong | np.isnan(numbers)] = np.nan
+    return _single(code, np.flatnonzero(wrong).tolist(), NOT_WHOLE)
+
+
+def _datetimes(texts: Sequence[str | None]) -> Encoded:
+    wall = datetimes.parse(texts)
+    wrong = [row for row in np.flatnonzero(np.isnat(wall)).tolist() if texts[row] is not None]
+    return datetimes.columns(wall), [(row, NOT_A_DATETIME) for row in wrong]
+
+
+def _float(value: float | None) -> float:
+    try:
+        return np.nan if value is None else float(value)
+    except OverflowError:
+        return np.inf

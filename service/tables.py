@@ -1,0 +1,92 @@
+"""Tables as batches of x, in bounded memory: the files' columns through the same encodings as live records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from arro3.core import Array, Field, RecordBatch
+from numpy.typing import NDArray
+
+from service.encoding import encode_arrow, encode_text
+from service.manifest import Feature
+from service.sources import Source, TableError, open_sources
+
+__all__ = ["Batch", "Table", "TableError", "encode_batch", "open_table"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n rows of a table: x (n, C), the kept columns, and where they come from (first_row: 1 is the file's first record)."""
+
+    x: NDArray[np.float32]
+    kept: tuple[Array, ...]
+    first_row: int
+    source: Source
+
+
+class Table:
+    """The files of a table, opened and checked; iterating reads them once more each time. See open_table."""
+
+    def __init__(self, sources: list[Source], features: Sequence[Feature], keep: Sequence[str]) -> None:
+        """Checks that the columns are there. Raises TableError."""
+        self.sources, self.features, self.keep = sources, tuple(features), tuple(keep)
+        names = sources[0].names
+        for feature in features:
+            if feature.name not in names:
+                raise TableError(
+                    f"{sources[0].path}: no column {feature.name}, which the model needs; add it, empty where unknown"
+                )
+        for name in keep:
+            if name not in names:
+                raise TableError(f"{sources[0].path}: no column {name} to keep; the columns are {', '.join(names[:20])}")
+        needed = {feature.name for feature in features} | set(keep)
+        self.left_aside = tuple(name for name in names if name not in needed)  # columns that the model does not know
+        self.bytes = sum(source.bytes for source in sources)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches in the order of files and rows. Raises TableError at the first bad cell."""
+        for source in self.sources:
+            row = 1
+            for batch in source.batches():
+                x = encode_batch(source, batch, self.features, row)
+                yield Batch(x, tuple(batch.column(name) for name in self.keep), row, source)
+                row += batch.num_rows
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far, of self.bytes."""
+        return sum(source.position for source in self.sources)
+
+    @property
+    def kept_fields(self) -> tuple[Field, ...]:
+        """The Arrow fields of the kept columns."""
+        first = self.sources[0]
+        return tuple(first.schema.field(name) for name in self.keep)
+
+
+def open_table(data: str | Path, features: Sequence[Feature], keep: Sequence[str] = ()) -> Table:
+    """The table DATA (a CSV or Parquet file, a folder or a glob of them) as batches of x for these features.
+
+    A feature without a column is an error: that is a mistake, not a missing value. Columns that are no feature are left aside.
+    Raises TableError.
+    """
+    return Table(open_sources(data), features, keep)
+
+
+def encode_batch(source: Source, batch: RecordBatch, features: Sequence[Feature], first_row: int) -> NDArray[np.float32]:
+    """x (n, C) of a batch of this source. Raises TableError, which names the row and column of the first bad cell."""
+    x = np.empty((batch.num_rows, sum(feature.width for feature in features)), np.float32)
+    encode = encode_text if source.is_csv else encode_arrow
+    start = 0
+    for feature in features:
+        columns, bad = encode(feature, batch.column(feature.name))
+        if bad:
+            row, message = bad[0]
+            where = source.place(first_row + row, feature.name)
+            raise TableError(f"{where}: {message}; correct it, or leave it empty if it is unknown")
+        x[:, start : start + feature.width] = columns
+        start += feature.width
+    return x
