@@ -1,0 +1,159 @@
+"""The commands of the service: serve, score, inspect, promote, rollback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from service.manifest import BundleError, current_version, list_models, list_versions, read_bundle
+from service.settings import Settings, SettingsError, table
+
+USER_ERROR = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """A wrong argument ends in one line, not in the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2."""
+        self.exit(USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. What the user can mend is one line on standard error and exit code 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except (BundleError, SettingsError, ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not isinstance(error, SettingsError) and not _is_table_error(error):
+            raise
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        print(f"{parser.prog} {options.command}: {' '.join(text.split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from service import server  # noqa: PLC0415 - the other commands do without uvicorn
+
+    names = ("models_dir", "host", "port", "workers")
+    return server.serve(*server.settings_for({name: getattr(options, name) for name in names}))
+
+
+def _score(options: argparse.Namespace) -> None:
+    from service.bulk import score_file  # noqa: PLC0415 - Arrow is loaded where files are scored
+
+    score_file(_models_dir(options), options.model, options.data, options.output, options.keep)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from service.detector import Detector  # noqa: PLC0415 - onnxruntime is loaded where graphs are run
+
+    folder, name = _models_dir(options), options.name
+    current = current_version(folder, name)
+    version = options.version or current
+    if version not in list_versions(folder, name):
+        raise BundleError(f"model '{name}' has no version '{version}' in {folder}")
+    bundle = read_bundle(folder / name / version)
+    detector = Detector(bundle, "cpu")
+    manifest = bundle.manifest
+    print(f"model        {manifest.name}")
+    print(f"version      {version}{' (served)' if version == current else f' (served: {current})'}")
+    print(f"versions     {', '.join(list_versions(folder, name))}")
+    print("verified     sizes, SHA-256, graph and golden records hold")
+    print(f"score        {manifest.score_kind}, flagged from {manifest.threshold:.6g} at alpha {manifest.alpha:g}")
+    print(f"calibration  {len(manifest.calibration.scores)} records, alpha from {detector.smallest_alpha:.3g}")
+    print(f"latent       {manifest.latent}")
+    for label, members in (("metrics", manifest.metrics), ("libraries", manifest.libraries)):
+        print(f"{label:<12} {', '.join(f'{key} {_short(value)}' for key, value in members.items()) or '-'}")
+    print("features")
+    for feature in manifest.features:
+        seen = f" {feature.low:g} to {feature.high:g}" if feature.low is not None and feature.high is not None else ""
+        values = f" {len(feature.categories)} categories" if feature.categories else seen
+        print(f"  {feature.name}: {feature.kind}{values}, {feature.missing_rate:.1%} missing")
+    for dropped in manifest.dropped:
+        print(f"  left out: {dropped.column}: {dropped.reason}")
+    print("files")
+    for file, expected in manifest.files.items():
+        print(f"  {file}: {expected.bytes} bytes, sha256 {expected.sha256}")
+
+
+def _promote(options: argparse.Namespace) -> None:
+    from service.promotion import promote  # noqa: PLC0415 - as above
+
+    promote(_models_dir(options), options.name, options.version)
+    print(f"{options.name}: {options.version} is served from the next reload on")
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    from service.promotion import rollback  # noqa: PLC0415 - as above
+
+    version = rollback(_models_dir(options), options.name)
+    print(f"{options.name}: back to {version}, served from the next reload on")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m service", description="Scores tabular records with a published bundle.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    names = "\n".join(f"  {name}  {meaning}{f' (default: {default})' if default else ''}" for name, default, meaning in table())
+    serve = commands.add_parser(
+        "serve",
+        help="answer over HTTP",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"settings, by environment variable:\n{names}",
+    )
+    serve.add_argument("--host", help="address to listen on")
+    serve.add_argument("--port", help="port to listen on; 0: any free one")
+    serve.add_argument("--workers", help="number of processes")
+    serve.set_defaults(run=_serve)
+    score = commands.add_parser("score", help="score a file")
+    score.add_argument("data", metavar="DATA", help="CSV or Parquet")
+    score.add_argument("--model", required=True, help="name of the model")
+    score.add_argument(
+        "--output", required=True, metavar="OUT", help="CSV or Parquet by its ending; - for CSV on standard output"
+    )
+    score.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns of DATA to carry along")
+    score.set_defaults(run=_score)
+    inspect = commands.add_parser("inspect", help="what a bundle holds, and whether it verifies")
+    inspect.add_argument("name", metavar="NAME")
+    inspect.add_argument("--version", help="another version than the served one")
+    inspect.set_defaults(run=_inspect)
+    promote = commands.add_parser("promote", help="serve another version")
+    promote.add_argument("name", metavar="NAME")
+    promote.add_argument("version", metavar="VERSION")
+    promote.set_defaults(run=_promote)
+    rollback = commands.add_parser("rollback", help="serve the version before")
+    rollback.add_argument("name", metavar="NAME")
+    rollback.set_defaults(run=_rollback)
+    for command in (serve, score, inspect, promote, rollback):
+        command.add_argument("--models-dir", help="folder of the bundles (default: models)")
+    return parser
+
+
+def _models_dir(options: argparse.Namespace) -> Path:
+    folder = Path(options.models_dir) if options.models_dir else Settings.read().models_dir
+    name = getattr(options, "name", None) or options.model
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is no folder; name the folder of the bundles with --models-dir")
+    if name not in list_models(folder):
+        raise BundleError(f"no model '{name}' in {folder}; there are: {', '.join(list_models(folder)) or 'none'}")
+    return folder
+
+
+def _is_table_error(error: ValueError) -> bool:
+    from service.tables import TableError  # noqa: PLC0415 - as above
+
+    return isinstance(error, TableError)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

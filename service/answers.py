@@ -1,0 +1,108 @@
+"""From scores to the bytes of a 200, piece by piece: float32 numbers keep their own digits, and no dict is built on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import orjson
+
+from service.calibration import SEVERITIES
+from service.detector import Scores
+from service.encoding import Limits
+from service.errors import FieldError, Problem
+from service.explain import NOTHING, Explainer, floats
+from service.manifest import Manifest
+from service.records import Batch
+
+NO_WARNINGS = b"[]"
+VERDICTS = (b"false", b"true")
+SEVERITY_NAMES = tuple(name.encode() for name in SEVERITIES)
+
+
+class Writer:
+    """Writes the answers of one model."""
+
+    def __init__(self, manifest: Manifest, version: str) -> None:
+        self._explainer = Explainer(manifest)
+        self._limits = Limits(manifest.features)
+        self._head = b'{"model":%b,"version":%b,"score_kind":%b,"alpha":' % tuple(
+            orjson.dumps(text) for text in (manifest.name, version, manifest.score_kind)
+        )
+
+    def write(self, batch: Batch, scores: Scores) -> tuple[bytes, dict[str, int]]:
+        """The answer, and how many warnings of each code it holds. Raises the 422 where a score is not finite."""
+        if batch.columnar:
+            return self.head(scores) + self._columns(batch, scores), {}
+        results, warnings = self.records(batch, scores)
+        return b"%b[%b]}" % (self.head(scores), b",".join(results)), warnings
+
+    def head(self, scores: Scores) -> bytes:
+        """The answer up to its results. The threshold has the digits of float32, as the scores do: so that whoever compares
+        the two as they are written agrees with is_anomaly."""
+        threshold = orjson.dumps(np.float32(scores.threshold), option=orjson.OPT_SERIALIZE_NUMPY)
+        return self._head + b'%b,"threshold":%b,"results":' % (orjson.dumps(scores.alpha), threshold)
+
+    def records(self, batch: Batch, scores: Scores) -> tuple[list[bytes], dict[str, int]]:
+        """The result of each record, and how many warnings of each code they hold. Raises the 422."""
+        score, p_value = _finite(batch, scores), floats(scores.p_value)
+        reasons = dict(zip(scores.explained.tolist(), self._explainer.write(batch, scores), strict=True))
+        warnings, counts = self._warnings(batch)
+        return [
+            b'{"score":%b,"p_value":%b,"is_anomaly":%b,"severity":"%b","elbo":%b,"reconstruction_error":%b,"contributions":%b,"warnings":%b}'
+            % (
+                s,
+                p,
+                VERDICTS[flag],
+                SEVERITY_NAMES[level],
+                elbo,
+                error,
+                reasons.get(row, NOTHING),
+                warnings.get(row, NO_WARNINGS),
+            )
+            for row, (s, p, flag, level, elbo, error) in enumerate(
+                zip(
+                    score,
+                    p_value,
+                    scores.is_anomaly.tolist(),
+                    scores.severity.tolist(),
+                    floats(scores.elbo),
+                    floats(scores.reconstruction_error),
+                    strict=True,
+                )
+            )
+        ], counts
+
+    def _columns(self, batch: Batch, scores: Scores) -> bytes:
+        """Lists instead of objects; contributions only where there are any, null for the records without."""
+        _finite(batch, scores)
+        score, p_value, is_anomaly = (
+            orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+            for values in (scores.score, scores.p_value, scores.is_anomaly)
+        )
+        contributions = b""
+        if len(scores.explained):
+            reasons = dict(zip(scores.explained.tolist(), self._explainer.write(batch, scores), strict=True))
+            contributions = b',"contributions":[%b]' % b",".join([reasons.get(row, NOTHING) for row in range(len(batch.x))])
+        return b'{"score":%b,"p_value":%b,"is_anomaly":%b%b}}' % (score, p_value, is_anomaly, contributions)
+
+    def _warnings(self, batch: Batch) -> tuple[dict[int, bytes], dict[str, int]]:
+        """The JSON of the warnings by row, for the rows that have any; and their number by code."""
+        if batch.normal:
+            return {}, {}
+        told, counts = {}, dict[str, int]()
+        for row, odd in enumerate(self._limits.oddities(batch.x)):
+            if odd:
+                told[row] = orjson.dumps([{"feature": feature, "code": code} for feature, code in odd])
+                for _, code in odd:
+                    counts[code] = counts.get(code, 0) + 1
+        return told, counts
+
+
+def _finite(batch: Batch, scores: Scores) -> list[bytes]:
+    """The scores as JSON; raises the 422 that names the records without a finite one."""
+    score = floats(scores.score)
+    if NOTHING in score:
+        loc = "columns[{}]" if batch.columnar else "records[{}]"
+        rows = [row for row, text in enumerate(score) if text == NOTHING]
+        errors = [FieldError(loc.format(batch.first + row), "its values are too extreme for a finite score") for row in rows]
+        raise Problem("not_scorable", f"{len(rows)} record(s) have no finite score.", errors)
+    return score

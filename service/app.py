@@ -1,0 +1,212 @@
+"""The application: what every request passes through, and the parts that it is made of."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from logging import WARNING
+from time import perf_counter
+from typing import Any, cast
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from service import log, routes
+from service.auth import Keys
+from service.errors import Problem, from_status, internal_error
+from service.limits import ClientGoneError
+from service.metrics import Metrics, method_label
+from service.registry import Registry
+from service.schemas import score_operation
+from service.scoring import ROUTES, Scoring
+from service.settings import Settings
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+DOCUMENTS = ("/docs", "/openapi.json")
+CLIENT_GONE = 499  # what the log and the metrics say of a request whose client left; nobody receives it
+
+
+def create_app(settings: Settings | None = None) -> Service:
+    """The application with these settings, by default those of the environment. Raises SettingsError."""
+    return Service(settings or Settings.read())
+
+
+class Service(FastAPI):
+    """A FastAPI application in which POST /score goes straight to its endpoint."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            title="Tabular anomaly detection",
+            version=product_version(),
+            lifespan=_lifespan,
+            redoc_url=None,
+            swagger_ui_oauth2_redirect_url=None,
+        )
+        log.configure(settings.log_format)
+        self.settings = settings
+        self.keys = Keys(settings)
+        self.metrics = Metrics()
+        self.registry = Registry(settings, self.metrics)
+        self.scoring = Scoring(self)
+        self.requests = log.RequestLog(settings.log_format, on=settings.log_requests)
+        self.started_at = time.monotonic()
+        self.draining = False
+        self._ids = map(f"{os.urandom(6).hex()}-%x".__mod__, itertools.count(1))
+        for path in ROUTES:
+            self.router.routes.append(Route(path, self.scoring, methods=["POST"], include_in_schema=False))
+        self.include_router(routes.health)
+        self.include_router(routes.models)
+        self.add_exception_handler(HTTPException, _refuse_framework)
+        self.add_exception_handler(Problem, _refuse)
+        self.add_exception_handler(Exception, _refuse_fault)
+        self._documented: tuple[str, str] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request, whatever becomes of it: with its id, a line in the log and a count."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        began = perf_counter()
+        request_id = next(self._ids)
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+                request_id = value.decode()
+        scope["request_id"] = request_id
+        path, method = scope["path"], scope["method"]
+        route = scoring_route(path) if method == "POST" and not self.draining else None
+        try:
+            if route is not None:
+                await self.scoring(scope, receive, send)
+                status = 200
+            else:
+                route, status = await self._answer(scope, receive, send)
+        except Problem as problem:
+            status = await self._send(problem, request_id, send)
+        except ClientGoneError:
+            status = CLIENT_GONE
+        except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the log its class and place
+            log.fault(error, request_id)
+            status = await self._send(internal_error(), request_id, send)
+        self.metrics.requests[route or "other", method_label(method), status] += 1
+        self.requests.write(
+            request_id, method, log.quoted(path), status, seconds=perf_counter() - began, scored=scope.get("scored")
+        )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
+        """Any other request, through FastAPI: its route, as the metrics name it, and the status of the answer."""
+        path, status = scope["path"], 0
+        if self.draining and not path.startswith("/health"):
+            headers = {"Retry-After": "5", "Connection": "close"}
+            raise Problem("shutting_down", "The service is shutting down: send again, to another replica.", headers=headers)
+        if self.settings.docs_need_key and path in DOCUMENTS:
+            self.keys.check_api(dict(scope["headers"]))
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if not any(name == b"x-request-id" for name, _ in message["headers"]):
+                    message["headers"] = [*message["headers"], (b"x-request-id", scope["request_id"].encode())]
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, note)
+        except Exception as error:
+            if not status:
+                raise
+            log.fault(error, scope["request_id"])  # the framework has answered, and passes the error on
+        known = scoring_route(path) or (path if path in DOCUMENTS else "other")
+        return str(getattr(scope.get("route"), "path", known)), status
+
+    async def _send(self, problem: Problem, request_id: str, send: Send) -> int:
+        self.metrics.errors[problem.code] += 1
+        body = problem.body(request_id)
+        await send({"type": "http.response.start", "status": problem.status, "headers": problem.head(body, request_id)})
+        await send({"type": "http.response.body", "body": body})
+        return problem.status
+
+    def openapi(self) -> dict[str, Any]:
+        """The document; POST /score as the features of the default model have it, whichever is served now."""
+        name = routes.default_name(self)
+        manifest = self.registry.get(name).detector.manifest if name else None
+        key = (name or "", self.registry.get(name).version if name else "")
+        if self._documented != key:
+            self.openapi_schema = None
+        document = super().openapi()
+        if self._documented != key:
+            add_scoring(document, *score_operation(manifest))
+            self._documented = key
+        return document
+
+
+def add_scoring(document: dict[str, Any], operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Adds the three routes of POST /score, which FastAPI does not know as its own, to its OpenAPI document."""
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {}).update(schemas)
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path in ROUTES:
+        names = re.findall(r"{(\w+)}", path)
+        parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+        own = {**operation, "operationId": "_".join(["score", *names])}
+        document["paths"][path] = {"post": {**own, "parameters": parameters} if parameters else own}
+
+
+def scoring_route(path: str) -> str | None:
+    """Which of the scoring routes a path is: looked at directly, as the framework's router takes longer than the score."""
+    if path == "/score":
+        return path
+    if not path.endswith("/score") or not path.startswith("/models/"):
+        return None
+    parts = path.split("/")
+    if len(parts) == 4 and parts[2]:
+        return ROUTES[1]
+    return ROUTES[2] if len(parts) == 6 and parts[2] and parts[3] == "versions" and parts[4] else None
+
+
+def product_version() -> str:
+    """The installed version of this service."""
+    try:
+        return version("tabular-anomaly-service")
+    except PackageNotFoundError:
+        return "0"
+
+
+@asynccontextmanager
+async def _lifespan(service: Any) -> AsyncIterator[None]:
+    if service.keys.open:
+        log.event(WARNING, "no API key is set: anybody who reaches this port may score; set ANOMALY_API_KEYS")
+    await service.registry.start()
+    yield
+    service.draining = True
+    await service.registry.stop()
+    service.scoring.close()
+    service.requests.close()
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    problem = cast(Problem, error)
+    request.app.metrics.errors[problem.code] += 1
+    request_id = request.scope["request_id"]
+    body = problem.body(request_id)
+    answer = Response(body, problem.status)
+    answer.raw_headers = problem.head(body, request_id)
+    return answer
+
+
+async def _refuse_framework(request: Request, error: Exception) -> Response:
+    refused = cast(HTTPException, error)
+    return await _refuse(request, from_status(refused.status_code, refused.headers))
+
+
+async def _refuse_fault(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the log has it, the client must not
+    return await _refuse(request, internal_error())

@@ -1,0 +1,79 @@
+"""Who may do what: API keys for scoring and reading, admin keys for everything."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.errors import Problem
+from service.settings import Settings, SettingsError
+
+
+class Keys:
+    """The digests of the keys. Every comparison is with all of them and takes the same time, whichever fits."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError where a file of keys cannot be read or holds none."""
+        self._admin = [_digest(key) for key in (*settings.admin_keys, *_read(settings.admin_keys_file))]
+        self._api = [_digest(key) for key in (*settings.api_keys, *_read(settings.api_keys_file))]
+        self.open = not self._api  # no API key set: anybody may score
+        self.admin_off = not self._admin
+
+    def check_api(self, headers: Mapping[bytes, bytes]) -> None:
+        """Passes an API or admin key; else raises the 401."""
+        if not self.open and not self._one_of([*self._api, *self._admin], headers):
+            raise _unauthorized()
+
+    def check_admin(self, headers: Mapping[bytes, bytes]) -> None:
+        """Passes an admin key; else raises the 401, or the 403 for a key without that right or where no admin key is set."""
+        if self.admin_off:
+            raise Problem(
+                "admin_disabled", "No admin key is set, so that nobody may do this: set ANOMALY_ADMIN_KEYS and restart."
+            )
+        if self._one_of(self._admin, headers):
+            return
+        if self._one_of(self._api, headers):
+            raise Problem("forbidden", "This key may score, but not administer: use an admin key.")
+        raise _unauthorized()
+
+    @staticmethod
+    def _one_of(digests: list[bytes], headers: Mapping[bytes, bytes]) -> bool:
+        given = _given(headers)
+        if given is None:
+            return False
+        digest = hashlib.sha256(given).digest()
+        return bool(sum([hmac.compare_digest(digest, known) for known in digests]))  # a list: all are compared
+
+
+def _given(headers: Mapping[bytes, bytes]) -> bytes | None:
+    authorization = headers.get(b"authorization")
+    if authorization is not None:
+        scheme, _, key = authorization.partition(b" ")
+        return key.strip() if scheme.lower() == b"bearer" else None
+    return headers.get(b"x-api-key")
+
+
+def _unauthorized() -> Problem:
+    return Problem(
+        "unauthorized",
+        "Send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.",
+        headers={"WWW-Authenticate": 'Bearer realm="anomaly"'},
+    )
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _read(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        keys = path.read_text(encoding="utf-8").replace(",", "\n").split()
+    except (OSError, UnicodeDecodeError):
+        raise SettingsError(f"{path}: the file of keys cannot be read") from None
+    if not keys:
+        raise SettingsError(f"{path}: the file of keys holds none")
+    return keys

@@ -1,0 +1,159 @@
+"""From a batch of records to the body of its answer; and many small ones together, in one run of the graph.
+
+A run of the graph costs far more to begin than to go on. So the small requests that came in the same turn of the event loop are
+scored in one run: no timer, nobody waits for others to come. A request that cannot be scored fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic, perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.calibration import UnsupportedAlphaError
+from service.detector import Scores
+from service.errors import FieldError, Problem
+from service.records import Batch
+from service.registry import Live
+
+MAX_ROWS = 256  # in one run on the event loop, which /health waits for
+
+
+@dataclass(slots=True)
+class Answer:
+    """The body of a 200, and what it cost."""
+
+    body: bytes
+    records: int
+    anomalies: int
+    began: float  # when scoring began
+    inference: float  # seconds
+
+
+@dataclass(slots=True)
+class Observed:
+    """What the metrics learn of a run. Counted on the event loop, wherever it ran."""
+
+    score: NDArray[np.float32]
+    p_value: NDArray[np.float64]
+    anomalies: int
+    warnings: dict[str, int]
+
+
+def answer(live: Live, batch: Batch) -> tuple[Answer, Observed]:
+    """The answer to one request. Raises the Problem that says why there is none."""
+    began = perf_counter()
+    scores = score_batch(live, batch)
+    ended = perf_counter()
+    body, warnings = live.writer.write(batch, scores)
+    anomalies = int(scores.is_anomaly.sum())
+    return (
+        Answer(body, len(scores.score), anomalies, began, ended - began),
+        Observed(scores.score, scores.p_value, anomalies, warnings),
+    )
+
+
+def answer_together(live: Live, batches: Sequence[Batch]) -> tuple[list[Answer], Observed]:
+    """The answers to several requests of records, all with the default options, from one run."""
+    began = perf_counter()
+    rows = [row for batch in batches for row in batch.rows]
+    joined = Batch(np.concatenate([batch.x for batch in batches]), rows, False, all(batch.normal for batch in batches))
+    scores = score_batch(live, joined)
+    inference = perf_counter() - began
+    results, warnings = live.writer.records(joined, scores)
+    head, flags, answers, start = live.writer.head(scores), scores.is_anomaly.tolist(), [], 0
+    for batch in batches:
+        stop = start + len(batch.rows)
+        body = b"%b[%b]}" % (head, b",".join(results[start:stop]))
+        answers.append(Answer(body, stop - start, sum(flags[start:stop]), began, inference))
+        start = stop
+    return answers, Observed(scores.score, scores.p_value, sum(flags), warnings)
+
+
+def answer_lines(live: Live, batch: Batch) -> tuple[Answer, Observed]:
+    """The answer to a block of a stream of records: a result a line."""
+    began = perf_counter()
+    scores = score_batch(live, batch)
+    inference = perf_counter() - began
+    results, warnings = live.writer.records(batch, scores)
+    anomalies = int(scores.is_anomaly.sum())
+    body = b"\n".join(results) + b"\n"
+    return Answer(body, len(results), anomalies, began, inference), Observed(scores.score, scores.p_value, anomalies, warnings)
+
+
+def count(live: Live, observed: Observed) -> None:
+    """Counts a run."""
+    live.counts.count(observed.score, observed.p_value, observed.anomalies, observed.warnings)
+
+
+def score_batch(live: Live, batch: Batch) -> Scores:
+    """The scores of a batch, by which health knows the model to work. Raises the 422 of an unsupported alpha."""
+    try:
+        scores = live.detector.score(batch.x, batch.alpha, batch.fdr, batch.explain)
+    except UnsupportedAlphaError as error:
+        problem = FieldError("alpha", f"must be at least {error.smallest:.6g}")
+        raise Problem("unsupported_alpha", f"{error}.", [problem], smallest_alpha=error.smallest) from None
+    except Exception:
+        live.failed = True  # /health will ask the model itself before it says that all is well
+        raise
+    live.scored_at, live.failed = monotonic(), False
+    return scores
+
+
+Waiting = tuple[Live, Batch, "asyncio.Future[Answer]"]
+
+
+class Batcher:
+    """Gathers the small requests of a turn of the event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Waiting] = []
+
+    def submit(self, live: Live, batch: Batch) -> asyncio.Future[Answer]:
+        """The answer to a request of records with the default options, at the end of this turn."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._drain)
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((live, batch, future))
+        return future
+
+    def _drain(self) -> None:
+        """Scores what waits for the first one's model, MAX_ROWS at most; the rest in the next turn."""
+        live, taken, left, rows = self._waiting[0][0], list[Waiting](), list[Waiting](), 0
+        for waiting in self._waiting:
+            if waiting[0] is live and rows < MAX_ROWS:
+                rows += len(waiting[1].rows)
+                taken.append(waiting)
+            else:
+                left.append(waiting)
+        self._waiting = left
+        if left:
+            asyncio.get_running_loop().call_soon(self._drain)
+        taken = [waiting for waiting in taken if not waiting[2].done()]  # done: its client has gone
+        if len(taken) > 1:
+            try:
+                answers, observed = answer_together(live, [batch for _, batch, _ in taken])
+            except Exception:  # noqa: BLE001 - whose fault it is shows when each is scored alone
+                _answer_each(taken)
+                return
+            count(live, observed)
+            for (_, _, future), told in zip(taken, answers, strict=True):
+                future.set_result(told)
+        else:
+            _answer_each(taken)
+
+
+def _answer_each(taken: Sequence[Waiting]) -> None:
+    for live, batch, future in taken:
+        try:
+            told, observed = answer(live, batch)
+        except Exception as error:  # noqa: BLE001 - raised again where the future is awaited
+            future.set_exception(error)
+        else:
+            count(live, observed)
+            future.set_result(told)

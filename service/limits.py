@@ -1,0 +1,91 @@
+"""What a request may cost: bytes of body, and rows in the queue."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+from starlette.types import Message, Receive
+
+from service.errors import Problem
+
+INFLATE_STEP = 1 << 16
+
+
+class ClientGoneError(Exception):
+    """The client went away before its request was whole: nobody is left to answer."""
+
+
+class Permits:
+    """Rows that wait for, or are in, the background thread. A permit is tried, never awaited: a full queue says so at once."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.taken = rows, 0
+
+    def take(self, rows: int) -> None:
+        """Takes permits for so many rows, or raises the 429. One request alone always gets in, whatever its size."""
+        if self.taken and self.taken + rows > self.rows:
+            raise Problem(
+                "queue_full",
+                f"{self.taken} rows are waiting and {self.rows} may: send again later, or to another replica.",
+                headers={"Retry-After": "1"},
+            )
+        self.taken += rows
+
+    def take_more(self, rows: int) -> None:
+        """Takes permits for the next rows of a request that has been let in: refused halfway, it would have been for nothing."""
+        self.taken += rows
+
+    def give_back(self, rows: int) -> None:
+        """Returns what was taken."""
+        self.taken -= rows
+
+
+async def read_body(message: Message, receive: Receive, limit: int) -> bytes:
+    """The whole body, of which `message` is the first part. Raises the 413 as soon as it is over the limit."""
+    parts: list[bytes] = [message["body"]]
+    size = len(parts[0])
+    while message.get("more_body", False):
+        if size > limit:
+            break
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+    if size > limit:
+        raise body_too_large(limit)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def check_length(headers: Mapping[bytes, bytes], limit: int) -> int:
+    """The Content-Length, 0 without one; raises the 413 before a byte of the body is read."""
+    length = int(headers.get(b"content-length", b"0"))
+    if length > limit:
+        raise body_too_large(limit)
+    return length
+
+
+def body_too_large(limit: int) -> Problem:
+    """The 413 of a body above so many bytes."""
+    return Problem("body_too_large", f"The body may have {limit} bytes, inflated: send fewer records at a time.")
+
+
+def inflate(body: bytes, limit: int) -> bytes:
+    """A gzip body (one member) inflated, never further than the limit. Raises the 400 or the 413."""
+    stream, whole, parts, size = zlib.decompressobj(wbits=31), memoryview(body), [], 0
+    try:
+        for start in range(0, len(body), INFLATE_STEP):
+            if stream.eof:
+                raise Problem("invalid_encoding", "Something follows the gzip data.")
+            parts.append(stream.decompress(whole[start : start + INFLATE_STEP], limit + 1 - size))
+            size += len(parts[-1])
+            if size > limit:
+                raise body_too_large(limit)
+    except zlib.error:
+        raise Problem("invalid_encoding", "The body is not gzip, although its Content-Encoding says so.") from None
+    if not stream.eof:
+        raise Problem("invalid_encoding", "The gzip data ends too early.")
+    if stream.unused_data:
+        raise Problem("invalid_encoding", "Something follows the gzip data.")
+    return b"".join(parts)

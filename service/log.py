@@ -1,0 +1,148 @@
+"""One line for each request and event, JSON or text, on standard error. No line holds a record's value, and none can be forged:
+what a client sent is written as a JSON string, in which a newline is two characters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from service.settings import LogFormat
+
+FLUSH_SECONDS = 0.05
+MAX_WAITING = 100_000  # lines; a reader of the log that has stopped must not stop the service, nor fill its memory
+logger = logging.getLogger("service")
+Scored = tuple[str, str, int, int]  # model, version, records, anomalies
+
+
+class RequestLog:
+    """The lines of requests: gathered on the event loop, written by a thread, so that a slow reader costs no request any time."""
+
+    def __init__(self, log_format: LogFormat, descriptor: int = 2, on: bool = True) -> None:
+        self._json, self._descriptor, self._on = log_format == "json", descriptor, on
+        self._lines: list[str] = []
+        self._writer = ThreadPoolExecutor(1, "log")
+        self._second, self._stamp = 0, ""
+        self._writing = False
+        self.dropped = 0
+
+    def write(
+        self, request_id: str, method: str, path: str, status: int, *, seconds: float, scored: Scored | None = None
+    ) -> None:
+        """Adds a request's line; `path` as `quoted` gives it, and method, too, free of control characters."""
+        if not self._on:
+            return
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second, self._stamp = second, _stamp(second)
+        stamp = f"{self._stamp}.{int(now * 1000) % 1000:03d}Z"
+        if self._json:
+            more = "" if scored is None else ',"model":"{}","version":"{}","records":{},"anomalies":{}'.format(*scored)
+            line = (
+                f'{{"time":"{stamp}","level":"info","event":"request","request_id":"{request_id}","method":"{method}",'
+                f'"path":{path},"status":{status},"ms":{seconds * 1000:.3f}{more}}}\n'
+            )
+        else:
+            more = "" if scored is None else " model={} version={} records={} anomalies={}".format(*scored)
+            line = f"{stamp} info {method} {path} {status} {seconds * 1000:.3f} ms request_id={request_id}{more}\n"
+        waiting = self._lines
+        if not waiting and not self._writing:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
+        if len(waiting) < MAX_WAITING:
+            waiting.append(line)
+        else:
+            self.dropped += 1
+
+    def _flush(self) -> None:
+        if self._lines and not self._writing:
+            lines, self._lines, self._writing = self._lines, [], True
+            done = asyncio.get_running_loop().run_in_executor(self._writer, self._put, lines)
+            done.add_done_callback(lambda _: self._written())
+
+    def _written(self) -> None:
+        self._writing = False
+        if self._lines:  # not at once: under load that would be a change of threads for each request
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
+
+    def _put(self, lines: list[str]) -> None:
+        rest = memoryview("".join(lines).encode())
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:  # nobody reads the log any more; the service goes on
+            self.dropped += len(lines)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.shutdown(wait=True)
+        self._put(self._lines)
+        self._lines = []
+
+
+def quoted(text: str, longest: int = 200) -> str:
+    """A client's text as a JSON string in printable ASCII, cut to so many characters."""
+    return json.dumps(text[:longest])
+
+
+def event(level: int, text: str, **members: str) -> None:
+    """Logs something that happened to the service itself."""
+    logger.log(level, text, extra={"members": members})
+
+
+def fault(error: BaseException, request_id: str) -> None:
+    """Logs a fault of ours by its class and place alone: an exception's text may hold values of a record."""
+    places = [
+        f"{frame.filename.rsplit('/', 2)[-1]}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    event(
+        logging.ERROR, "a request failed", request_id=request_id, error=type(error).__name__, at=" < ".join(reversed(places[-6:]))
+    )
+
+
+class Lines(logging.Formatter):
+    """Formats the records of logging in the same way as the requests."""
+
+    def __init__(self, log_format: LogFormat) -> None:
+        super().__init__()
+        self._json = log_format == "json"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        members: dict[str, Any] = {
+            "time": f"{_stamp(int(record.created))}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": _last_line(record.getMessage()),
+            **getattr(record, "members", {}),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            members["error"] = type(record.exc_info[1]).__name__
+        if self._json:
+            return json.dumps(members, default=str)
+        told = [members.pop("time"), members.pop("level"), quoted(members.pop("event"), 1000)[1:-1]]
+        return " ".join([*told, *(f"{name}={quoted(str(value))}" for name, value in members.items())])
+
+
+def configure(log_format: LogFormat) -> None:
+    """Sends the events of the service, and of uvicorn, to standard error in this format."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines(log_format))
+    for name in ("service", "uvicorn"):
+        there = logging.getLogger(name)
+        there.handlers, there.propagate = [handler], False
+        there.setLevel(logging.INFO)
+
+
+def _last_line(message: str) -> str:
+    """What an event says; of a traceback, which uvicorn logs where the application cannot start, the error alone."""
+    return message.strip().rsplit("\n", 1)[-1] if message.startswith("Traceback") else message
+
+
+def _stamp(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))

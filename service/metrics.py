@@ -1,0 +1,143 @@
+"""What Prometheus sees. Counted in plain numbers on the event loop, and turned into its text only when it asks.
+
+A histogram of prometheus_client costs a lock and a walk over its buckets at each observation; here it is a bisection in a list.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+STAGES = ("parse", "queue", "inference", "total")
+METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SCORES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, 1000.0)
+P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Histogram:
+    """Counts by bucket, and the sum."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds, self._array = bounds, np.array(bounds)
+        self.counts, self.sum = [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def observe_all(self, values: NDArray[Any]) -> None:
+        """Counts values (N,)."""
+        found = np.bincount(np.searchsorted(self._array, values), minlength=len(self.counts))
+        self.counts = [before + more for before, more in zip(self.counts, found.tolist(), strict=True)]
+        self.sum += float(values.sum(dtype=np.float64))
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """(bound, cumulative count) as Prometheus has them."""
+        names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]
+        return list(zip(names, np.cumsum(self.counts).tolist(), strict=True))
+
+
+class ModelCounts:
+    """What one version of a model has answered."""
+
+    def __init__(self) -> None:
+        self.records, self.anomalies = 0, 0
+        self.scores, self.p_values = Histogram(SCORES), Histogram(P_VALUES)
+        self.warnings: Counter[str] = Counter()
+
+    def count(self, score: NDArray[np.float32], p_value: NDArray[np.float64], anomalies: int, warnings: dict[str, int]) -> None:
+        """Counts the records of one answer."""
+        self.records += len(score)
+        self.anomalies += anomalies
+        if len(score) == 1:
+            self.scores.observe(float(score[0]))
+            self.p_values.observe(float(p_value[0]))
+        else:
+            self.scores.observe_all(score)
+            self.p_values.observe_all(p_value)
+        if warnings:
+            self.warnings.update(warnings)
+
+
+class Metrics(Collector):
+    """Every number of one process. Only the event loop's thread counts."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str, int]] = Counter()  # (route, method, status)
+        self.errors: Counter[str] = Counter()  # by code
+        self.reloads: Counter[tuple[str, str]] = Counter()  # (model, loaded or refused)
+        self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
+        self.models: dict[tuple[str, str], ModelCounts] = {}  # by name and version, those loaded
+        self.served: Callable[[], Iterable[tuple[str, str, str, str]]] = tuple  # (name, version, score kind, provider)
+        self.queue_rows: Callable[[], int] = int
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def counts(self, model: str, version: str) -> ModelCounts:
+        """The counts of a version, from now on in the text."""
+        return self.models.setdefault((model, version), ModelCounts())
+
+    def forget(self, model: str, version: str) -> None:
+        """Leaves a version that is no longer loaded out of the text, which must not grow for ever."""
+        self.models.pop((model, version), None)
+
+    def text(self) -> bytes:
+        """The Prometheus text."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Any]:
+        """The families, for prometheus_client."""
+        requests = CounterMetricFamily("anomaly_requests", "Requests answered.", labels=["route", "method", "status"])
+        for (route, method, status), n in self.requests.items():
+            requests.add_metric([route, method, str(status)], n)
+        errors = CounterMetricFamily("anomaly_errors", "Answers that were errors, by their code.", labels=["code"])
+        for code, n in self.errors.items():
+            errors.add_metric([code], n)
+        stages = HistogramMetricFamily("anomaly_request_seconds", "Time of scoring requests, by stage.", labels=["stage"])
+        for stage, histogram in self.stages.items():
+            stages.add_metric([stage], histogram.buckets(), histogram.sum)
+        yield from (requests, errors, stages)
+        yield from self._collect_models()
+        reloads = CounterMetricFamily("anomaly_reloads", "Versions loaded or refused.", labels=["model", "result"])
+        for labels, n in self.reloads.items():
+            reloads.add_metric(list(labels), n)
+        info = GaugeMetricFamily(
+            "anomaly_model_info", "1 for each served version.", labels=["model", "version", "score_kind", "provider"]
+        )
+        for served in self.served():
+            info.add_metric(list(served), 1)
+        queue = GaugeMetricFamily(
+            "anomaly_queue_rows", "Rows waiting for, or in, the background thread.", value=self.queue_rows()
+        )
+        yield from (reloads, info, queue)
+
+    def _collect_models(self) -> Iterator[Any]:
+        labels = ["model", "version"]
+        records = CounterMetricFamily("anomaly_records", "Records scored, by outcome.", labels=[*labels, "outcome"])
+        warnings = CounterMetricFamily("anomaly_warnings", "Warnings given with records, by code.", labels=[*labels, "code"])
+        scores = HistogramMetricFamily("anomaly_score", "Scores given.", labels=labels)
+        p_values = HistogramMetricFamily("anomaly_p_value", "p-values given.", labels=labels)
+        for key, counts in self.models.items():
+            records.add_metric([*key, "normal"], counts.records - counts.anomalies)
+            records.add_metric([*key, "anomaly"], counts.anomalies)
+            for code, n in counts.warnings.items():
+                warnings.add_metric([*key, code], n)
+            scores.add_metric(key, counts.scores.buckets(), counts.scores.sum)
+            p_values.add_metric(key, counts.p_values.buckets(), counts.p_values.sum)
+        yield from (records, warnings, scores, p_values)
+
+
+def method_label(method: str) -> str:
+    """The method, if it is a usual one: a client cannot make labels grow."""
+    return method if method in METHODS else "OTHER"

@@ -1,0 +1,269 @@
+"""From the bytes of a request to x (N, C): the fast path, which knows only good requests.
+
+The JSON is read straight into structs made of the model's features. Whatever does not fit them, or looks odd in any way, goes
+through service.validation, which reads the same bytes slowly and completely, and either finds every error or accepts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from service.arrow import MISSING
+from service.encoding import encode_checked
+from service.manifest import Feature, Manifest
+from service.validation import Checked, Explain, Validator
+
+# The default of a feature that is left out: JSON cannot hold it, so identity tells it from null. NumPy reads both as missing.
+ABSENT = float("nan")
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(slots=True)
+class Batch:
+    """A request, ready to score."""
+
+    x: NDArray[np.float32]  # (N, C)
+    rows: Sequence[Sequence[Any]]  # N records of the features' raw values; or, where columnar, a column of N for each feature
+    columnar: bool
+    normal: bool  # every value is there and within what training saw: nothing to warn of
+    alpha: float | None = None
+    fdr: float | None = None
+    explain: Explain = "flagged"
+    first: int = 0  # the place of the first row in the request, where the batch is a part of it
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is of records, with the default options: so that it can be scored together with others."""
+        return self.alpha is None and self.fdr is None and self.explain == "flagged" and not self.columnar
+
+    def columns(self, places: list[int]) -> list[list[Any]]:
+        """What the client sent in these rows, a list for each feature; None or NaN for missing."""
+        if self.columnar:
+            return [[values[place] for place in places] for values in self.rows]
+        return list(map(list, zip(*[self.rows[place] for place in places], strict=True)))
+
+
+class Reader:
+    """Reads the requests of one model."""
+
+    def __init__(self, manifest: Manifest, max_records: int) -> None:
+        self._features = manifest.features
+        self._max_records = max_records
+        self._slow = Validator(manifest, max_records)
+        self._simple = all(feature.kind in ("numeric", "boolean") for feature in manifest.features)
+        self._codes = [_codes(feature) if feature.kind == "categorical" else None for feature in manifest.features]
+        # Columns that training left out: accepted, so that whole records can be posted, and not looked at.
+        self._dropped = tuple(dropped.column for dropped in manifest.dropped)
+        names = [feature.name for feature in manifest.features] + [*self._dropped]
+        self._keys = len(names)
+        self._texts = [place for place, feature in enumerate(manifest.features) if _type(feature) is str]
+        self._texts += range(len(manifest.features), self._keys)
+        self._colon_in_a_name = any(":" in name for name in names)
+        self._width = manifest.width
+        self._starts = np.cumsum([0, *(feature.width for feature in manifest.features[:-1])]).tolist()
+        self._low, self._high = _range(manifest.features)
+        self._decode, self._decode_record = _decoders(manifest.features, self._dropped)
+
+    def read(self, body: bytes) -> Batch:
+        """The request in these bytes; raises the Problem that names everything that is wrong with it."""
+        try:
+            batch = self._read_fast(body)
+        except (ValueError, OverflowError, RecursionError):  # msgspec's errors are ValueErrors
+            batch = None
+        return self._read_slowly(body) if batch is None else batch
+
+    def read_lines(self, lines: Sequence[bytes], first: int) -> Batch:
+        """A record a line, one line at least, of which the first is the request's `first`; raises the Problem."""
+        try:
+            rows = [msgspec.structs.astuple(self._decode_record(line)) for line in lines]
+            own = self._own(rows, False)
+            x = self._matrix(own, False, len(rows))
+            normal = bool(((x >= self._low) & (x <= self._high)).all())
+            keys = self._count_keys(rows, normal)
+            text = b"".join(lines)
+            if not np.isinf(x).any() and (colons(text) == keys or self._distinct(text, rows, False, keys)):
+                return Batch(x, own, False, normal, first=first)
+        except (ValueError, OverflowError, RecursionError):
+            pass
+        return self._checked(self._slow.lines(lines, first), first)
+
+    def _read_fast(self, body: bytes) -> Batch | None:
+        request = self._decode(body)
+        found = self._rows(request)
+        if found is None:
+            return None
+        rows, columnar, n = found
+        own = self._own(rows, columnar)
+        x = self._matrix(own, columnar, n)
+        normal = bool(((x >= self._low) & (x <= self._high)).all())  # NaN is not
+        if not normal and np.isinf(x).any():
+            return None
+        # The keys that are there, each counted once.
+        optional = [value for value in (request.alpha, request.fdr, request.explain) if value is not msgspec.UNSET]
+        if columnar:
+            keys = len(optional) + 1 + sum(column is not None for column in msgspec.structs.astuple(request.columns))
+        else:
+            keys = len(optional) + 1 + self._count_keys(rows, normal)
+        if colons(body) != keys and not self._distinct(body, rows, columnar, keys):
+            return None
+        batch = Batch(x, own, columnar, normal)
+        if optional:
+            batch.alpha, batch.fdr = (None if rate is msgspec.UNSET else rate for rate in (request.alpha, request.fdr))
+            if any(rate is not None and not 0 < rate < 1 for rate in (batch.alpha, batch.fdr)):
+                return None
+            if request.explain is not msgspec.UNSET:
+                batch.explain = request.explain
+        return batch
+
+    def _rows(self, request: Any) -> tuple[Sequence[Any], bool, int] | None:
+        """The rows or columns, which of the two, and the number of records; None where anything is odd."""
+        if request.columns is None:
+            n = len(request.records or ())
+            self._limit(n)
+            return ([msgspec.structs.astuple(record) for record in request.records], False, n) if n else None
+        columns = msgspec.structs.astuple(request.columns)
+        lengths = {len(column) for column in columns if column is not None}
+        if request.records is not None or len(lengths) != 1 or not all(lengths):
+            return None
+        n = lengths.pop()
+        self._limit(n)
+        return [[None] * n if column is None else column for column in columns], True, n
+
+    def _own(self, rows: Sequence[Any], columnar: bool) -> Sequence[Any]:
+        """The rows or columns without those that training left out."""
+        if not self._dropped:
+            return rows
+        n = len(self._features)
+        return rows[:n] if columnar else [row[:n] for row in rows]
+
+    def _count_keys(self, rows: Sequence[Any], normal: bool) -> int:
+        """How many keys the records have."""
+        absent = 0 if normal and not self._dropped else sum(row.count(ABSENT) for row in rows)
+        return len(rows) * self._keys - absent
+
+    def _limit(self, n: int) -> None:
+        if n > self._max_records:
+            raise self._slow.too_many(n)
+
+    def _matrix(self, rows: Sequence[Any], columnar: bool, n: int) -> NDArray[np.float32]:
+        """x (N, C) of rows whose types are right; ValueError for a text that is no datetime."""
+        with np.errstate(over="ignore"):  # infinity is looked for later
+            if self._simple and not columnar:
+                return np.array(rows, np.float32)
+            if n == 1 and not columnar:
+                return np.array([self._row(rows[0])], np.float32)
+            columns = rows if columnar else list(zip(*rows, strict=True))
+            x = np.empty((n, self._width), np.float32)
+            for feature, codes, start, values in zip(self._features, self._codes, self._starts, columns, strict=True):
+                if codes is not None:
+                    unknown = float(len(feature.categories))
+                    x[:, start] = [codes.get(value, unknown) for value in values]
+                elif feature.kind == "datetime":
+                    texts = [None if value is ABSENT else value for value in values]
+                    x[:, start : start + feature.width], wrong = encode_checked(feature, texts)
+                    if wrong:
+                        raise ValueError(feature.name)
+                else:
+                    x[:, start] = np.array(values, np.float32)
+        return x
+
+    def _row(self, values: Sequence[Any]) -> list[Any]:
+        """The row of x (C,) of a single record: with one conversion to NumPy in place of one for each feature."""
+        row: list[Any] = []
+        for feature, codes, value in zip(self._features, self._codes, values, strict=True):
+            if codes is not None:
+                row.append(codes.get(value, float(len(feature.categories))))
+            elif feature.kind == "datetime":
+                parts, wrong = encode_checked(feature, [None if value is ABSENT else value])
+                if wrong:
+                    raise ValueError(feature.name)
+                row += parts[0].tolist()
+            else:
+                row.append(value)
+        return row
+
+    def _distinct(self, body: bytes, rows: Sequence[Any], columnar: bool, keys: int) -> bool:
+        """Whether no object has a key twice, where there are other colons than those of the keys.
+
+        No library refuses duplicate keys. But every colon of the body ends a key or is inside a text: with as many colons as
+        there are distinct keys and colons in texts, no key stood twice. A colon may also be written as an escape, u003a.
+        """
+        if b"\\u003" in body or self._colon_in_a_name:
+            return False
+        columns = rows if columnar else list(zip(*rows, strict=True))
+        texts = chain.from_iterable(columns[place] for place in self._texts)
+        return colons(body) == keys + sum(text.count(":") for text in texts if type(text) is str)
+
+    def _read_slowly(self, body: bytes) -> Batch:
+        return self._checked(self._slow.read(body), 0)
+
+    def _checked(self, found: Checked, first: int) -> Batch:
+        normal = bool(((found.x >= self._low) & (found.x <= self._high)).all())
+        return Batch(found.x, found.rows, found.columnar, normal, found.alpha, found.fdr, found.explain, first)
+
+
+def colons(body: bytes) -> int:
+    """How many colons there are; NumPy counts many of them faster, and few of them slower."""
+    return body.count(b":") if len(body) < 8192 else int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(":")))
+
+
+def _decoders(features: Sequence[Feature], dropped: Sequence[str]) -> tuple[Any, Any]:
+    """bytes -> a struct of the whole request, and of a single record; both refuse all where a name cannot be a struct's, so that
+    it goes the slow way."""
+    names = {f"f{i}": name for i, name in enumerate([*(feature.name for feature in features), *dropped])}
+    kinds = [*map(_type, features), *[bool | int | float | str for _ in dropped]]
+    types = list(zip(names, kinds, strict=True))
+    options: dict[str, Any] = {"rename": names, "forbid_unknown_fields": True, "gc": False}
+    try:
+        record = msgspec.defstruct("Record", [(key, kind | None, ABSENT) for key, kind in types], **options)
+        columns = msgspec.defstruct("Columns", [(key, list[kind | None], None) for key, kind in types], **options)  # type: ignore[valid-type]
+        request = msgspec.defstruct(
+            "Request",
+            [
+                ("records", list[record], None),  # type: ignore[valid-type]
+                ("columns", columns, None),
+                ("alpha", float | msgspec.UnsetType | None, msgspec.UNSET),
+                ("fdr", float | msgspec.UnsetType | None, msgspec.UNSET),
+                ("explain", Literal["flagged", "all", "none"] | msgspec.UnsetType, msgspec.UNSET),
+            ],
+            forbid_unknown_fields=True,
+        )
+    except ValueError:
+        return _refuse, _refuse
+    return msgspec.json.Decoder(request).decode, msgspec.json.Decoder(record).decode
+
+
+def _refuse(body: bytes) -> Any:  # noqa: ARG001 - stands in for a decoder
+    raise msgspec.DecodeError
+
+
+def _type(feature: Feature) -> Any:
+    if feature.kind == "boolean":
+        return bool
+    if feature.kind == "datetime" or (feature.kind == "categorical" and not feature.integer):
+        return str
+    return int if feature.kind == "categorical" else int | float
+
+
+def _codes(feature: Feature) -> dict[Any, float]:
+    """The code of each category; NaN for what counts as missing."""
+    missing = dict.fromkeys((None, ABSENT) if feature.integer else (None, ABSENT, *MISSING), np.nan)
+    return {**missing, **{category: float(code) for code, category in enumerate(feature.categories)}}
+
+
+def _range(features: Sequence[Feature]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(C,) and (C,): the least and the greatest value that need no warning; infinity never passes."""
+    low, high = [], []
+    for feature in features:
+        least = feature.low if feature.kind == "numeric" else None
+        greatest = feature.high if feature.kind == "numeric" else len(feature.categories) - 1 if feature.categories else None
+        low += [-FLOAT32_MAX if least is None else least] * feature.width
+        high += [FLOAT32_MAX if greatest is None else greatest] * feature.width
+    return np.clip(low, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32), np.clip(high, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)

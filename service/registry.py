@@ -1,0 +1,249 @@
+"""Which detectors are live. A new version is loaded beside the old one, proven, and swapped in; one that fails is refused,
+and what served before goes on serving."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from service import log
+from service.answers import Writer
+from service.detector import Detector
+from service.errors import Problem
+from service.manifest import CURRENT, NAME, BundleError, check_name, current_version, list_models, list_versions, read_bundle
+from service.metrics import Metrics, ModelCounts
+from service.records import Reader
+from service.settings import Settings
+
+PROOF_RTOL = 1e-4
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Live:
+    """One version of a model: loaded, proven on its golden records, and everything that its requests need, made once."""
+
+    def __init__(self, detector: Detector, max_records: int) -> None:
+        self.detector, self.name, self.version = detector, detector.name, detector.version
+        self.reader = Reader(detector.manifest, max_records)
+        self.writer = Writer(detector.manifest, detector.version)
+        self.counts = ModelCounts()
+        self.loaded_at = datetime.now(UTC)
+        self.scored_at = time.monotonic()  # when it last gave a score
+        self.failed = False  # whether it has failed since
+        self._golden = detector.manifest.golden[0]
+        self._x = np.array([self._golden.x], dtype=np.float32)
+
+    def prove(self) -> str | None:
+        """Scores a golden record: None if the score is the manifest's, else what is wrong."""
+        try:
+            score = float(self.detector.score(self._x, explain="none").score[0])
+        except Exception as error:  # noqa: BLE001 - whatever it is, it keeps the model from scoring
+            return f"the model fails to score ({type(error).__name__})"
+        if not math.isclose(score, self._golden.score, rel_tol=PROOF_RTOL, abs_tol=PROOF_RTOL):
+            return "the model gives a golden record another score than its manifest"
+        self.scored_at, self.failed = time.monotonic(), False
+        return None
+
+    def unavailable(self, trusted_seconds: float) -> str | None:
+        """Why no score can be given, or None: because one was given so many seconds ago, or else right now."""
+        if not self.failed and time.monotonic() - self.scored_at < trusted_seconds:
+            return None
+        return self.prove()
+
+
+class Registry:
+    """The live models by name, and a few pinned versions. All methods belong to the event loop; loading happens in a thread."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._folder = settings.models_dir
+        self._live: dict[str, Live] = {}
+        self._pinned: OrderedDict[tuple[str, str], Live] = OrderedDict()
+        self._refused: dict[str, tuple[int, str]] = {}  # by name: when CURRENT was written that was refused, and why
+        self._loader = ThreadPoolExecutor(1, "loader")
+        self._one_at_a_time = asyncio.Lock()
+        self._poll: asyncio.Task[None] | None = None
+        metrics.served = lambda: [(m.name, m.version, m.detector.manifest.score_kind, m.detector.provider) for m in self]
+
+    def __iter__(self) -> Iterator[Live]:
+        return iter(sorted(self._live.values(), key=lambda live: live.name))
+
+    async def start(self) -> None:
+        """Loads every published model, and begins to look for new ones. Raises BundleError where cuda was asked for in vain."""
+        await self.refresh()
+        lost = [reason for _, reason in self._refused.values() if reason.startswith("provider cuda")]
+        if lost:
+            raise BundleError(lost[0])
+        if self._settings.reload_seconds:
+            self._poll = asyncio.get_running_loop().create_task(self._poll_for_ever())
+
+    async def stop(self) -> None:
+        """Ends the looking."""
+        if self._poll is not None:
+            self._poll.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._poll
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def default(self) -> Live:
+        """The model of /score; raises the 404 or the 503 that tells why there is none."""
+        name = self._settings.model
+        if name is not None:
+            return self.get(name)
+        if len(self._live) == 1:
+            return next(iter(self._live.values()))
+        if self._live:
+            raise Problem(
+                "no_default_model",
+                f"There are {len(self._live)} models and none is the default: set ANOMALY_MODEL, or post to /models/NAME/score.",
+            )
+        raise self._not_ready(f"No model is published in {self._folder.name}.", self._refused)
+
+    def get(self, name: str) -> Live:
+        """The served version of a model; raises the 404, or the 503 where one is published but cannot be used."""
+        live = self._live.get(name)
+        if live is not None:
+            return live
+        if name in self._refused:
+            raise self._not_ready(f"Model '{name}' has no usable version.", {name: self._refused[name]})
+        if name == self._settings.model:
+            raise self._not_ready(f"Model '{name}' is not published yet.", {})
+        raise Problem("model_not_found", "No model of this name is published: see GET /models.")
+
+    async def get_version(self, name: str, version: str) -> Live:
+        """A published version, served or not; raises the 404, or the 503 of a bundle that cannot be used."""
+        live = self._live.get(name)
+        if live is not None and live.version == version:
+            return live
+        key = (name, version)
+        if key in self._pinned:
+            self._pinned.move_to_end(key)
+            return self._pinned[key]
+        if not NAME.fullmatch(name) or not NAME.fullmatch(version):
+            raise Problem("version_not_found", "No such version is published.")
+        async with self._one_at_a_time:
+            if key not in self._pinned:
+                if version not in await self._in_thread(list_versions, self._folder, name):
+                    raise Problem("version_not_found", "No such version is published: see GET /models/NAME.")
+                try:
+                    self._pinned[key] = await self._load(name, version)
+                except BundleError as error:
+                    self._note_refusal(name, version, str(error))
+                    raise self._not_ready(f"Version {version} of model '{name}' cannot be used.", {}) from None
+                while len(self._pinned) > self._settings.cached_versions:
+                    self._forget(self._pinned.popitem(last=False)[1])
+            return self._pinned[key]
+
+    def names(self) -> list[str]:
+        """The models that are live or were refused."""
+        return sorted({*self._live, *self._refused})
+
+    def refused_names(self) -> list[str]:
+        """The models whose CURRENT was refused."""
+        return sorted(self._refused)
+
+    async def published(self, name: str) -> bool:
+        """Whether a model of this name has a CURRENT."""
+        return name in await self._in_thread(list_models, self._folder)
+
+    async def versions(self, name: str) -> list[str]:
+        """The published versions of a model."""
+        return await self._in_thread(list_versions, self._folder, check_name(name))
+
+    async def refresh(self) -> None:
+        """Takes up every new CURRENT; what is refused is logged and counted, once for each time CURRENT was written."""
+        for name in await self._in_thread(list_models, self._folder):
+            with contextlib.suppress(BundleError):
+                await self._take_up(name, again=False)
+
+    async def reload(self, name: str) -> Live:
+        """Takes up a model's CURRENT now. Raises BundleError with the reason where it is refused."""
+        return await self._take_up(check_name(name), again=True)
+
+    async def _take_up(self, name: str, again: bool) -> Live:
+        async with self._one_at_a_time:
+            written = await self._in_thread(_written, self._folder / name / CURRENT)
+            if not again and name in self._refused and self._refused[name][0] == written:
+                raise BundleError(self._refused[name][1])
+            version = "unknown"
+            try:
+                version = await self._in_thread(current_version, self._folder, name)
+                live = self._live.get(name)
+                if live is None or live.version != version:
+                    live = await self._load(name, version)
+                    self._swap(live)
+                self._refused.pop(name, None)
+            except BundleError as error:
+                self._refused[name] = written, str(error)
+                self._note_refusal(name, version, str(error))
+                raise
+            return live
+
+    def _swap(self, live: Live) -> None:
+        """From here on, new requests get this version; those under way keep the one that they began with."""
+        before = self._live.get(live.name)
+        self._live[live.name] = live
+        pinned = self._pinned.pop((live.name, live.version), None)
+        if pinned is not None:
+            live.counts = pinned.counts
+        if before is not None:
+            self._forget(before)
+        self._metrics.models[live.name, live.version] = live.counts
+        self._metrics.reloads[live.name, "loaded"] += 1
+        log.event(logging.INFO, "model loaded", model=live.name, version=live.version, provider=live.detector.provider)
+
+    async def _load(self, name: str, version: str) -> Live:
+        live = await self._in_thread(load, self._folder, name, version, self._settings)
+        self._metrics.models[name, version] = live.counts
+        return live
+
+    def _forget(self, live: Live) -> None:
+        self._metrics.forget(live.name, live.version)
+
+    def _note_refusal(self, name: str, version: str, reason: str) -> None:
+        self._metrics.reloads[name, "refused"] += 1
+        log.event(logging.ERROR, "bundle refused", model=name, version=version, reason=reason)
+
+    @staticmethod
+    def _not_ready(detail: str, refused: dict[str, tuple[int, str]]) -> Problem:
+        why = f" Refused: {', '.join(sorted(refused))}; the log has the reason." if refused else ""
+        return Problem("not_ready", detail + why, headers={"Retry-After": "5"})
+
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._loader, partial(function, *args, **more))
+
+    async def _poll_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.reload_seconds)
+            try:
+                await self.refresh()
+            except Exception as error:  # noqa: BLE001 - a folder that cannot be read today may be read tomorrow
+                log.event(logging.WARNING, "looking for new versions failed", error=type(error).__name__)
+
+
+def load(models_dir: Path, name: str, version: str, settings: Settings) -> Live:
+    """Reads, verifies, loads and proves one version. Raises BundleError."""
+    bundle = read_bundle(models_dir / check_name(name) / check_name(version, "version"))
+    if bundle.manifest.name != name:
+        raise BundleError(f"{models_dir / name / version}: its manifest is of another model, '{bundle.manifest.name}'")
+    return Live(Detector(bundle, settings.provider), settings.max_records)
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

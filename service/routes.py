@@ -1,0 +1,185 @@
+"""The endpoints beside POST /score: health, metrics, models. Each a few lines over the registry."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
+
+from service import metrics
+from service.errors import CODES, Problem
+from service.manifest import NAME, BundleError
+from service.registry import Live
+from service.schemas import FeatureInfo, Health, ModelDetail, ModelList, ModelSummary, Probe, Reloaded, problems
+
+if TYPE_CHECKING:
+    from service.app import Service
+
+health = APIRouter(tags=["health"])
+models = APIRouter(tags=["models"])
+
+
+async def the_service(request: Request) -> Service:
+    """The application that this request came to."""
+    return cast("Service", request.app)
+
+
+App = Annotated[Any, Depends(the_service)]
+
+
+async def needs_key(request: Request, service: App) -> None:
+    """Lets an API or admin key pass."""
+    service.keys.check_api(dict(request.scope["headers"]))
+
+
+async def needs_admin_key(request: Request, service: App) -> None:
+    """Lets an admin key pass."""
+    service.keys.check_admin(dict(request.scope["headers"]))
+
+
+async def needs_metrics_key(request: Request, service: App) -> None:
+    """Lets a key pass where the settings ask for one."""
+    if service.settings.metrics_need_key:
+        service.keys.check_api(dict(request.scope["headers"]))
+
+
+@health.head("/health", include_in_schema=False)
+@health.get("/health", response_model=Health, responses=problems(503))
+async def get_health(request: Request, service: App) -> Response:
+    """200 if a score can be given, known because one was given seconds ago or just now."""
+    try:
+        watched, default = watched_models(service)
+    except Problem as problem:
+        return unavailable(request, problem.detail)
+    for live in watched:
+        reason = live.unavailable(service.settings.health_seconds)
+        if reason is not None:
+            return unavailable(request, f"{live.name} {live.version}: {reason}.")
+    if service.draining:
+        return unavailable(request, "The service is shutting down.")
+    document = {
+        "status": "ok",
+        "model": default.name if default else None,
+        "version": default.version if default else None,
+        "provider": default.detector.provider if default else None,
+        "uptime_s": round(time.monotonic() - service.started_at, 3),
+        "last_score_age_s": round(time.monotonic() - max(live.scored_at for live in watched), 3),
+        "queue_rows": service.scoring.permits.taken,
+        "models": {live.name: live.version for live in service.registry},
+        "refused": service.registry.refused_names(),
+    }
+    return Response(orjson.dumps(document), media_type="application/json", headers={"cache-control": "no-store"})
+
+
+@health.head("/health/live", include_in_schema=False)
+@health.get("/health/live", response_model=Probe)
+async def get_live() -> Response:
+    """200 as long as the process answers at all."""
+    return Response(b'{"status":"live"}', media_type="application/json")
+
+
+@health.head("/health/ready", include_in_schema=False)
+@health.get("/health/ready", response_model=Probe, responses=problems(503))
+async def get_ready(request: Request, service: App) -> Response:
+    """200 if requests should be sent here."""
+    answer = await get_health(request, service)
+    return answer if answer.status_code != 200 else Response(b'{"status":"ready"}', media_type="application/json")
+
+
+def watched_models(service: Service) -> tuple[list[Live], Live | None]:
+    """The models whose health is the service's: the default one; all, where there is none. Raises the Problem of having none."""
+    try:
+        default = service.registry.default()
+    except Problem as problem:
+        every = list(service.registry)
+        if problem.code != "no_default_model" or not every:
+            raise
+        return every, None
+    return [default], default
+
+
+def unavailable(request: Request, reason: str) -> Response:
+    """The 503 of /health: a problem document, but with the word for a status that health documents have."""
+    document = {
+        "status": "unavailable",
+        "reason": reason,
+        "type": "urn:anomaly:error:not_ready",
+        "title": CODES["not_ready"][1],
+        "code": "not_ready",
+        "detail": reason,
+        "request_id": request.scope["request_id"],
+    }
+    headers = {"retry-after": "5", "cache-control": "no-store"}
+    return Response(orjson.dumps(document), 503, headers, "application/problem+json")
+
+
+@health.get("/metrics", dependencies=[Depends(needs_metrics_key)], response_class=Response, tags=["metrics"])
+async def get_metrics(service: App) -> Response:
+    """Prometheus text."""
+    return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+
+@models.get("/models", dependencies=[Depends(needs_key)], responses=problems(401))
+async def get_models(service: App) -> ModelList:
+    """Names, served versions and thresholds."""
+    live = {model.name: model for model in service.registry}
+    default = default_name(service)
+    return ModelList(models=[ModelSummary(**_summary(name, live.get(name), default)) for name in service.registry.names()])
+
+
+@models.get("/models/{name}", dependencies=[Depends(needs_key)], responses=problems(401, 404, 503))
+async def get_model(name: str, service: App) -> ModelDetail:
+    """All that is to know of a model: features, threshold, training metrics, versions."""
+    live = service.registry.get(name)
+    manifest = live.detector.manifest
+    return ModelDetail(
+        **_summary(name, live, default_name(service)),
+        versions=await service.registry.versions(name),
+        provider=live.detector.provider,
+        loaded_at=live.loaded_at.isoformat(timespec="seconds"),
+        smallest_alpha=live.detector.smallest_alpha,
+        calibration_records=len(manifest.calibration.scores),
+        features=[FeatureInfo(**feature.model_dump()) for feature in manifest.features],
+        dropped=list(manifest.dropped),
+        warnings=list(manifest.warnings),
+        metrics=manifest.metrics,
+        training=manifest.training,
+        libraries=manifest.libraries,
+    )
+
+
+@models.post("/models/{name}/reload", dependencies=[Depends(needs_admin_key)], responses=problems(401, 403, 404, 409))
+async def reload_model(name: str, service: App) -> Reloaded:
+    """Takes up the version that CURRENT names now; what serves goes on serving where that one is refused."""
+    if not NAME.fullmatch(name) or not await service.registry.published(name):
+        raise Problem("model_not_found", "No model of this name is published: see GET /models.")
+    try:
+        live = await service.registry.reload(name)
+    except BundleError as error:
+        raise Problem("bundle_refused", f"{error}.") from None
+    return Reloaded(name=live.name, version=live.version)
+
+
+def default_name(service: Service) -> str | None:
+    """The name of the default model, if there is one."""
+    try:
+        return service.registry.default().name
+    except Problem:
+        return None
+
+
+def _summary(name: str, live: Live | None, default: str | None) -> dict[str, Any]:
+    manifest = live.detector.manifest if live else None
+    return {
+        "name": name,
+        "version": live.version if live else None,
+        "default": name == default,
+        "ready": live is not None and not live.failed,
+        "score_kind": manifest.score_kind if manifest else None,
+        "alpha": manifest.alpha if manifest else None,
+        # As /score writes it: in the digits of float32.
+        "threshold": float(str(np.float32(manifest.threshold))) if manifest else None,
+    }

@@ -1,0 +1,221 @@
+"""POST /score, as bare ASGI: bytes -> records -> detector -> bytes, with nothing made on the way that can be made once.
+
+JSON is the way that counts; streams of lines and Arrow tables, which many records come in, turn off it early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
+
+from starlette.types import Message, Receive, Scope, Send
+
+from service import batching, log, tabular
+from service.batching import Answer, Batcher, Observed
+from service.errors import Problem, internal_error
+from service.limits import ClientGoneError, Permits, check_length, inflate, read_body
+from service.registry import Live
+from service.streams import BLOCK, Lines, Pieces, Stream
+from service.validation import query
+
+if TYPE_CHECKING:
+    from service.app import Service
+
+JSON = b"application/json"
+NDJSON = b"application/x-ndjson"
+ARROW = b"application/vnd.apache.arrow.stream"
+T = TypeVar("T")
+Done = tuple[Answer, Observed, float, float]  # the last two: when it began, and the seconds of parsing
+ROUTES = ("/score", "/models/{name}/score", "/models/{name}/versions/{version}/score")
+
+
+class Scoring:
+    """The endpoint of all three routes. An ASGI application; errors leave it as Problem."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        settings = service.settings
+        self._limit, self._inline, self._max_records = settings.max_body_bytes, settings.inline_bytes, settings.max_records
+        self._registry, self._keys, self._metrics = service.registry, service.keys, service.metrics
+        self.permits = Permits(settings.queue_rows)
+        self._metrics.queue_rows = lambda: self.permits.taken
+        self._batcher = Batcher()
+        self._background = ThreadPoolExecutor(1, "score")
+        self._observe = [service.metrics.stages[stage].observe for stage in ("parse", "queue", "inference", "total")]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        began = perf_counter()
+        headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        request_id: str = scope["request_id"]
+        self._keys.check_api(headers)
+        content_type = headers.get(b"content-type", JSON)
+        if content_type != JSON:
+            content_type = media_type(content_type)
+        encoding = headers.get(b"content-encoding")
+        gzipped = encoding is not None and is_gzip(encoding)
+        length = check_length(headers, self._limit)
+        path = scope["path"]
+        live = self._registry.default() if path == "/score" else await self._find(path)
+        if length > self._inline and self.permits.taken >= self.permits.rows:
+            self.permits.take(1)  # full: says so before the body is read
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        if content_type == NDJSON:
+            await self._stream(scope, Pieces(message, receive, self._limit), send, live, gzipped, began)
+            return
+        body = message["body"]
+        if message["more_body"] or len(body) > self._limit:
+            body = await read_body(message, receive, self._limit)
+        if content_type == ARROW:
+            table = tabular.Request(live, body, self._limit, self._max_records, scope["query_string"], gzipped=gzipped)
+            answer, parse, queue = await self._in_background(live, table.rows, table.answer)
+        elif len(body) <= self._inline and not gzipped:
+            arrived = perf_counter()
+            batch = live.reader.read(body)
+            parse = perf_counter() - arrived
+            if batch.usual:
+                answer = await self._batcher.submit(live, batch)
+            else:
+                answer, observed = batching.answer(live, batch)
+                batching.count(live, observed)
+            queue = answer.began - arrived - parse
+        else:
+            rows = estimate_rows(body, live.detector.manifest.width, gzipped)
+            answer, parse, queue = await self._in_background(live, rows, lambda: self._work(live, body, gzipped))
+        total = perf_counter() - began
+        extent = (b"content-length", b"%d" % len(answer.body))
+        await send(start(content_type, extent, request_id, server_timing(parse, queue, answer.inference, total)))
+        await send({"type": "http.response.body", "body": answer.body})
+        for observe, seconds in zip(self._observe, (parse, queue, answer.inference, total), strict=True):
+            observe(seconds)
+        scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
+
+    async def _find(self, path: str) -> Live:
+        parts = path.split("/")  # "", "models", name, "score", or with "versions", version in between
+        return self._registry.get(parts[2]) if len(parts) == 4 else await self._registry.get_version(parts[2], parts[4])
+
+    async def _stream(self, scope: Scope, pieces: Pieces, send: Send, live: Live, gzipped: bool, began: float) -> None:
+        """Answers a stream of lines. A problem is the whole answer if no result was sent yet; else it is the last line."""
+        alpha, _, explain = query(scope["query_string"], ("alpha", "explain"))
+        stream = Stream(live, Lines(self._limit, gzipped=gzipped), self._max_records, alpha, explain)
+        request_id, started, exhausted, ended = scope["request_id"], False, True, False
+        records, anomalies, seconds, take = 0, 0, [0.0, 0.0, 0.0], self.permits.take
+        try:
+            while not ended:
+                piece = await pieces.next() if exhausted else b""
+                last = pieces.given_out
+                take(BLOCK)
+                take, queued = self.permits.take_more, perf_counter()
+                block = await self._run(BLOCK, partial(stream.work, piece, last=last))
+                exhausted = block.exhausted
+                ended = last and exhausted
+                if block.answer is not None and block.observed is not None:
+                    batching.count(live, block.observed)
+                    records, anomalies = records + block.answer.records, anomalies + block.answer.anomalies
+                    spent = (block.parse, block.began - queued, block.answer.inference)
+                    seconds = [sum(pair) for pair in zip(seconds, spent, strict=True)]
+                    if not started:
+                        timing = server_timing(*seconds, perf_counter() - began)
+                        extent = (b"content-length", b"%d" % len(block.answer.body)) if ended else (b"connection", b"close")
+                        await send(start(NDJSON, extent, request_id, timing))
+                        started = True
+                    await pieces.during(send(part(block.answer.body, more=not ended)))
+                elif ended and started:
+                    await send(part(b"", more=False))
+        except ClientGoneError:
+            raise
+        except Exception as error:
+            if not started:
+                raise
+            if not isinstance(error, Problem):
+                log.fault(error, request_id)
+            problem = error if isinstance(error, Problem) else internal_error()
+            self._metrics.errors[problem.code] += 1
+            await send(part(b'{"error":%b}\n' % problem.body(request_id), more=True))
+            await pieces.drain()
+            await send(part(b"", more=False))
+        finally:
+            pieces.close()
+        for observe, spent_in in zip(self._observe, (*seconds, perf_counter() - began), strict=True):
+            observe(spent_in)
+        scope["scored"] = (live.name, live.version, records, anomalies)
+
+    async def _in_background(self, live: Live, rows: int, work: Callable[[], Done]) -> tuple[Answer, float, float]:
+        """The answer that `work` gives in the thread, and the seconds of parsing and of waiting."""
+        self.permits.take(rows)
+        queued = perf_counter()
+        answer, observed, began, parse = await self._run(rows, work)
+        batching.count(live, observed)
+        return answer, parse, began - queued
+
+    async def _run(self, rows: int, work: Callable[[], T]) -> T:
+        """What work gives in the thread. Rows, which are permitted, stay so until the thread has done with them."""
+        try:
+            running = self._background.submit(work)
+        except BaseException:
+            self.permits.give_back(rows)
+            raise
+        loop = asyncio.get_running_loop()
+        running.add_done_callback(lambda _: _call_on(loop, self.permits.give_back, rows))
+        return await asyncio.wrap_future(running)
+
+    def _work(self, live: Live, body: bytes, gzipped: bool) -> Done:
+        began = perf_counter()
+        batch = live.reader.read(inflate(body, self._limit) if gzipped else body)
+        parse = perf_counter() - began
+        return *batching.answer(live, batch), began, parse
+
+    def close(self) -> None:
+        """Ends the background thread, when no request is left."""
+        self._background.shutdown(wait=False, cancel_futures=True)
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[int], None], rows: int) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, rows)
+
+
+def media_type(content_type: bytes) -> bytes:
+    """One of JSON, NDJSON and ARROW, with whatever parameters it came; raises the 415."""
+    name = content_type.split(b";", 1)[0].strip().lower()
+    if name not in (JSON, NDJSON, ARROW):
+        raise Problem("unsupported_media_type", f"Send {', '.join(kind.decode() for kind in (JSON, NDJSON, ARROW))}.")
+    return name
+
+
+def start(content_type: bytes, extent: tuple[bytes, bytes], request_id: str, timing: tuple[bytes, bytes]) -> Message:
+    """The head of a 200; extent: the header that says where its body ends."""
+    headers = [(b"content-type", content_type), extent, (b"x-request-id", request_id.encode()), timing]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+def part(body: bytes, *, more: bool) -> Message:
+    """A part of the body of an answer."""
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+def server_timing(*seconds: float) -> tuple[bytes, bytes]:
+    """The header, of parse, queue, inference and total."""
+    milliseconds = tuple(1e3 * second for second in seconds)
+    return b"server-timing", b"parse;dur=%.3f, queue;dur=%.3f, inference;dur=%.3f, total;dur=%.3f" % milliseconds
+
+
+def is_gzip(encoding: bytes) -> bool:
+    """Whether a Content-Encoding is gzip, rather than none; raises the 415 for any other."""
+    name = encoding.strip().lower()
+    if name not in (b"gzip", b"x-gzip", b"identity", b""):
+        raise Problem("unsupported_encoding", "Send the body as it is, or with Content-Encoding: gzip.")
+    return name in (b"gzip", b"x-gzip")
+
+
+def estimate_rows(body: bytes, width: int, gzipped: bool) -> int:
+    """About how many records a body holds, without reading it: a comma a value, a brace a record. Gzip: some ten times."""
+    if gzipped:
+        return max(1, len(body) // 10 // width)
+    return max(1, body.count(b",") // max(1, width), body.count(b"{") - 2)

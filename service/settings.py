@@ -1,0 +1,137 @@
+"""Every setting of the service: one field, one environment variable, one line that says what it does."""
+# ruff: noqa: RUF009 - _setting is dataclasses.field, with words
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+PREFIX = "ANOMALY_"
+# What Kubernetes tells every pod of a Service called anomaly, or anomaly-something.
+SERVICE_LINK = re.compile(
+    r"ANOMALY_(\w+_)?(PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://\S+|PORT_\d+_(TCP|UDP|SCTP)_(PROTO=(tcp|udp|sctp)|PORT=\d+|ADDR=\S+)"
+    r"|SERVICE_HOST=[0-9a-fA-F.:]+|SERVICE_PORT(_\w+)?=\d+)"
+)
+logger = logging.getLogger("service")
+LogFormat = Literal["json", "text"]
+ProviderChoice = Literal["auto", "cuda", "cpu"]
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot be used; the text names the variable and what it takes."""
+
+
+def _whole(low: int, high: int = 1 << 62) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise ValueError(f"a whole number, {low} or more" if high == 1 << 62 else f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1e6:
+        raise ValueError("seconds, 0 or more")
+    return value
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return text.lower()
+
+    return parse
+
+
+def _truth(text: str) -> bool:
+    return _one_of("true", "false", "1", "0")(text) in ("true", "1")
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    return tuple(key.strip() for key in text.split(",") if key.strip())
+
+
+def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values in use. `Settings.read()` takes them from the environment, at the call and never at import."""
+
+    models_dir: Path = _setting(Path("models"), Path, "the folder of the bundles, NAME/VERSION/")
+    model: str | None = _setting(None, str, "the model that answers on /score; unset with one model in the folder: that one")
+    host: str = _setting("127.0.0.1", str, "the address that `serve` listens on")
+    port: int = _setting(8000, _whole(0, 65535), "the port that `serve` listens on; 0: any free one")
+    workers: int = _setting(1, _whole(1, 1024), "processes that `serve` starts; each holds its own copy of the models")
+    provider: ProviderChoice = _setting(
+        "auto", _one_of("auto", "cuda", "cpu"), "where the graphs run; with cuda, no usable GPU is an error at start"
+    )
+    api_keys: tuple[str, ...] = _setting((), _keys, "keys that may score and read, comma-separated; none: open to all")
+    api_keys_file: Path | None = _setting(None, Path, "a file of such keys, one a line or comma-separated")
+    admin_keys: tuple[str, ...] = _setting((), _keys, "keys that may also reload, comma-separated; none: admin endpoints are off")
+    admin_keys_file: Path | None = _setting(None, Path, "a file of such keys")
+    metrics_need_key: bool = _setting(False, _truth, "whether GET /metrics asks for an API key")
+    docs_need_key: bool = _setting(False, _truth, "whether /docs and /openapi.json ask for an API key")
+    max_body_bytes: int = _setting(16 << 20, _whole(1024), "the largest body, also after inflating; above it 413")
+    max_records: int = _setting(10_000, _whole(1), "the most records a request; above it 413")
+    queue_rows: int = _setting(40_000, _whole(1), "the most rows waiting or being scored in the background; above it 429")
+    inline_bytes: int = _setting(32 << 10, _whole(0), "bodies up to this size are scored at once, larger ones in the background")
+    reload_seconds: float = _setting(5.0, _seconds, "how often a new CURRENT is looked for; 0: only when asked")
+    cached_versions: int = _setting(4, _whole(1, 1000), "versions kept loaded beside the served ones, for their own routes")
+    health_seconds: float = _setting(
+        5.0, _seconds, "the age of the last good score from which /health scores a record of its own"
+    )
+    head_seconds: float = _setting(5.0, _seconds, "time for the head of a request to arrive; then 408 (`serve` only)")
+    request_seconds: float = _setting(30.0, _seconds, "time for the whole of a request to arrive; then 408 (`serve` only)")
+    shutdown_seconds: int = _setting(30, _whole(0, 3600), "time that requests under way have to finish after SIGTERM")
+    log_format: LogFormat = _setting("json", _one_of("json", "text"), "how log lines are written: json or text")
+    log_requests: bool = _setting(True, _truth, "whether each request is logged, in one line")
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+        """The settings that these variables give; empty ones count as unset. Raises SettingsError."""
+        known = {variable(setting): setting for setting in fields(cls)}
+        linked = {name for name, text in environment.items() if SERVICE_LINK.fullmatch(f"{name}={text}")}
+        if linked:
+            logger.warning(
+                "%s is Kubernetes' and no setting: ignored, as all that it sets for a Service of that name", min(linked)
+            )
+        unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known and name not in linked)
+        if unknown:
+            raise SettingsError(f"{unknown[0]} is no setting of the service; there are {', '.join(known)}")
+        values = {}
+        for name, setting in known.items():
+            text = "" if name in linked else environment.get(name, "").strip()
+            if text:
+                try:
+                    values[setting.name] = setting.metadata["parse"](text)
+                except ValueError as error:
+                    raise SettingsError(f"{name} must be {error}") from None
+        return cls(**values)
+
+
+def variable(setting: Field[Any]) -> str:
+    """The environment variable of a field of Settings."""
+    return PREFIX + setting.name.upper()
+
+
+def table() -> list[tuple[str, str, str]]:
+    """(variable, default, meaning) of every setting, for the documentation."""
+    rows = []
+    for setting in fields(Settings):
+        default = cast(Any, setting.default)
+        shown = "" if default is None or default == () else str(default).lower() if isinstance(default, bool) else str(default)
+        rows.append((variable(setting), shown, cast(str, setting.metadata["meaning"])))
+    return rows

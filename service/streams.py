@@ -1,0 +1,191 @@
+"""application/x-ndjson: a record a line in, a result a line out, scored block by block as the lines come.
+
+The body is read on only when the results so far are taken, or while a client that sends all before it reads does not take them:
+so no more than the body, which has its limit, is ever in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from time import perf_counter
+
+from starlette.types import Message, Receive
+
+from service import batching
+from service.batching import Answer, Observed
+from service.errors import FieldError, Problem
+from service.limits import INFLATE_STEP, ClientGoneError, body_too_large
+from service.registry import Live
+from service.validation import Explain
+
+BLOCK = 512  # lines scored at a time: other requests wait for no more than these
+NOT_GZIP = "The body is not gzip, although its Content-Encoding says so."
+
+
+@dataclass(slots=True)
+class Block:
+    """What came of some lines: an answer with what the metrics learn of it, or nothing where no line was whole."""
+
+    answer: Answer | None
+    observed: Observed | None
+    exhausted: bool  # more of the body is needed to go on
+    began: float
+    parse: float  # seconds
+
+
+class Lines:
+    """The lines of a body that comes in pieces, inflated no further than they are asked for. Belongs to one thread at a time."""
+
+    def __init__(self, limit: int, *, gzipped: bool) -> None:
+        self._limit, self._size = limit, 0  # of the inflated body
+        self._inflate = zlib.decompressobj(wbits=31) if gzipped else None
+        self._piece, self._last = memoryview(b""), False
+        self._parts: list[bytes] = []  # of a line that is not whole
+        self._whole: list[bytes] = []
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left of what was fed."""
+        return not self._whole and not self._piece
+
+    def feed(self, piece: bytes, *, last: bool) -> None:
+        """The next piece of the body; none may be left of the one before."""
+        self._last = last
+        if piece:
+            self._piece = memoryview(piece)
+
+    def take(self, n: int) -> list[bytes]:
+        """The next n lines that are not blank, or those that are whole by now. Raises the 400 of bad gzip, or the 413."""
+        while len(self._whole) < n and self._piece:
+            self._split(self._next())
+        if self._last and not self._piece:
+            self._end()
+        lines, self._whole = self._whole[:n], self._whole[n:]
+        return lines
+
+    def _next(self) -> bytes:
+        """Some more of the body as it was before its encoding."""
+        text = bytes(self._piece[:INFLATE_STEP])
+        used = len(text)
+        if self._inflate is not None:
+            try:
+                text = self._inflate.decompress(text, INFLATE_STEP)
+            except zlib.error:
+                raise Problem("invalid_encoding", NOT_GZIP) from None
+            used -= len(self._inflate.unconsumed_tail)
+            if self._inflate.eof and (self._inflate.unused_data or used < len(self._piece)):
+                raise Problem("invalid_encoding", "Something follows the gzip data.")
+        self._piece = self._piece[used:]
+        self._size += len(text)
+        if self._size > self._limit:
+            raise body_too_large(self._limit)
+        return text
+
+    def _split(self, text: bytes) -> None:
+        first, *rest = text.split(b"\n")
+        self._parts.append(first)
+        if rest:
+            whole = [b"".join(self._parts), *rest[:-1]]
+            self._whole += [line for line in whole if not line.isspace() and line]
+            self._parts = [rest[-1]]
+
+    def _end(self) -> None:
+        if self._inflate is not None:
+            self._split(self._inflate.flush())
+            if not self._inflate.eof:
+                raise Problem("invalid_encoding", "The gzip data ends too early.")
+        self._split(b"\n")
+
+
+class Stream:
+    """The records of one request on their way through the worker thread."""
+
+    def __init__(self, live: Live, lines: Lines, max_records: int, alpha: float | None, explain: Explain) -> None:
+        self._live, self._lines, self._max_records = live, lines, max_records
+        self._alpha, self._explain = alpha, explain
+        self._records = 0
+
+    def work(self, piece: bytes, *, last: bool) -> Block:
+        """Scores the next lines, this piece's among them, in the worker thread. Raises the Problem of a bad one."""
+        began = perf_counter()
+        self._lines.feed(piece, last=last)
+        lines = self._lines.take(BLOCK)
+        exhausted = self._lines.exhausted
+        if not lines:
+            if last and exhausted and not self._records:
+                raise Problem("invalid_request", "No records.", [FieldError("records", "a line is needed, at least")])
+            return Block(None, None, exhausted, began, 0.0)
+        if self._records + len(lines) > self._max_records:
+            raise Problem("too_many_records", f"A request may have {self._max_records} records: send several requests.")
+        batch = self._live.reader.read_lines(lines, self._records)
+        batch.alpha, batch.explain = self._alpha, self._explain
+        self._records += len(lines)
+        parse = perf_counter() - began
+        return Block(*batching.answer_lines(self._live, batch), exhausted, began, parse)
+
+
+class Pieces:
+    """A request's body as it comes, read on while the client does not take the answer."""
+
+    def __init__(self, first: Message, receive: Receive, limit: int) -> None:
+        self._receive, self._limit = receive, limit
+        self._waiting: asyncio.Future[Message] | None = None
+        self._kept: list[bytes] = []
+        self._size, self.more = 0, True  # more: whether the client has more to send
+        self._keep(first)
+
+    @property
+    def given_out(self) -> bool:
+        """Whether `next` has returned the whole body."""
+        return not self.more and not self._kept
+
+    async def next(self) -> bytes:
+        """All that has come since the last call; waits for a piece if there is none."""
+        if not self._kept:
+            self._keep(await self._receiving())
+        if self._size > self._limit:
+            raise body_too_large(self._limit)
+        piece = b"".join(self._kept)
+        self._kept = []
+        return piece
+
+    async def during(self, sending: Awaitable[None]) -> None:
+        """Sends, and reads on as long as that takes."""
+        task = asyncio.ensure_future(sending)
+        try:
+            await asyncio.sleep(0)
+            while not task.done() and self.more and self._size <= self._limit:
+                received = self._receiving()
+                await asyncio.wait((task, received), return_when=asyncio.FIRST_COMPLETED)
+                if received.done():
+                    self._keep(received.result())
+            await task
+        finally:
+            task.cancel()
+
+    async def drain(self) -> None:
+        """Throws the rest away, as far as the limit: a client that is cut off while it sends may not read why."""
+        while self.more and self._size <= self._limit:
+            self._keep(await self._receiving())
+
+    def close(self) -> None:
+        """Waits for nothing any more."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _receiving(self) -> asyncio.Future[Message]:
+        if self._waiting is None:
+            self._waiting = asyncio.ensure_future(self._receive())
+        return self._waiting
+
+    def _keep(self, message: Message) -> None:
+        self._waiting = None
+        if message["type"] == "http.disconnect":
+            self.more = False
+            raise ClientGoneError
+        self._kept.append(message.get("body", b""))
+        self._size += len(self._kept[-1])
+        self.more = message.get("more_body", False)
