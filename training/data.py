@@ -1,0 +1,208 @@
+"""The training table: its columns understood as features, its rows as x, and the one split of them.
+
+Read twice, a batch at a time: first to learn what each column is (training.kinds), then through service.tables, so that a record
+is encoded in training exactly as it is when it is scored. Only x is held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from arro3 import compute
+from arro3.core import Array, DataType, RecordBatch
+from numpy.typing import NDArray
+
+from service import arrow
+from service.manifest import Dropped, Feature, Kind
+from service.sources import Source, TableError, open_sources
+from service.tables import encode_batch
+from training.kinds import Column, Mode, RereadError, UnusableError
+
+LEAST = 2  # normal rows; so few make no good model, but one makes none
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N normal records and M labelled anomalies, in the order of the files."""
+
+    features: tuple[Feature, ...]
+    x: NDArray[np.float32]  # (N, C)
+    anomalies_x: NDArray[np.float32]  # (M, C)
+    dropped: tuple[Dropped, ...]
+    warnings: tuple[str, ...]
+    sources: tuple[tuple[str, str], ...]  # (file name, SHA-256)
+
+
+def read_dataset(
+    data: str | Path,
+    label: str | None = None,
+    normal: str | None = None,
+    drop: Sequence[str] = (),
+    kinds: Mapping[str, Kind] | None = None,
+) -> Dataset:
+    """Reads DATA: a CSV (also .gz) or Parquet file, a folder or a glob of them.
+
+    label, normal: rows whose label is another value are kept aside as anomalies. drop: columns to leave out. kinds: what columns
+    are, whatever they look like. Raises TableError, with the file, row and column, where the table cannot be used.
+    """
+    sources = open_sources(data)
+    asked = dict(kinds or {})
+    _check_columns(sources[0], label, drop, asked)
+    rows = _Rows(sources, label, normal)
+    names = [name for name in sources[0].names if name not in {label, *drop}]
+    columns, features, dropped = _understand(rows, names, asked)
+    dropped += [Dropped(column=name, reason="left out by --drop") for name in sources[0].names if name in set(drop)]
+    if not features:
+        raise TableError(f"{sources[0].path}: no column holds anything to learn from ({dropped[0].reason}); check the data")
+    x, anomalies = _encode(rows, features)
+    warnings = tuple(warning for feature in features for warning in columns[feature.name].warnings())
+    digests = tuple((source.path.name, _sha256(source.path)) for source in sources)
+    return Dataset(tuple(features), x, anomalies, tuple(dropped), warnings, digests)
+
+
+def read_for_evaluation(
+    data: str | Path, features: Sequence[Feature], label: str, normal: str
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """x (N, C) of every row, encoded as when it is scored, and is_anomaly (N,): the label is not `normal`. Raises TableError."""
+    sources = open_sources(data)
+    _check_columns(sources[0], label, (), {})
+    lacking = [feature.name for feature in features if feature.name not in sources[0].names]
+    if lacking:
+        raise TableError(f"{sources[0].path}: no column {lacking[0]}, which the model needs; add it, empty where unknown")
+    parts, odd = [], []
+    for source, batch, first, is_normal in _Rows(sources, label, normal):
+        parts.append(encode_batch(source, batch, features, first))
+        odd.append(~is_normal)
+    if not parts:
+        raise TableError(f"{sources[0].path}: no rows below the header; there is nothing to evaluate")
+    return np.concatenate(parts), np.concatenate(odd)
+
+
+def split(n: int, seed: int, calibration_share: float, folds: int) -> NDArray[np.int8]:
+    """(n,) the part of each record: its fold, 0 to folds - 1, or -1 for calibration, which no net ever sees.
+
+    The calibration records are calibration_share of all, rounded; the folds' sizes differ by one at most. The same for the same
+    arguments. Raises TableError where a fold would have fewer than two records.
+    """
+    held = round(n * calibration_share)
+    if n - held < 2 * folds:
+        raise TableError(f"{n} normal rows are too few: {2 * folds} are needed at least, two for each of {folds} nets")
+    part = np.empty(n, np.int8)
+    order = np.random.default_rng(seed).permutation(n)
+    part[order[:held]] = -1
+    part[order[held:]] = np.arange(n - held) % folds
+    return part
+
+
+class _Rows:
+    """The batches of a table, each row known to be normal or not."""
+
+    def __init__(self, sources: Sequence[Source], label: str | None, normal: str | None) -> None:
+        self.sources, self._label, self._normal = sources, label, normal
+        self.normals = self.others = 0  # rows, known after one iteration
+
+    def __iter__(self) -> Iterator[tuple[Source, RecordBatch, int, NDArray[np.bool_]]]:
+        self.normals = self.others = 0
+        for source in self.sources:
+            first = 1
+            for batch in source.batches():
+                is_normal = self._is_normal(source, batch, first)
+                self.normals += int(is_normal.sum())
+                self.others += int((~is_normal).sum())
+                yield source, batch, first, is_normal
+                first += batch.num_rows
+        if not self.normals + self.others:
+            raise TableError(f"{self.sources[0].path}: no rows below the header; a table of records is needed")
+
+    def check(self) -> None:
+        """Raises TableError where there are not normal rows enough; to be asked after an iteration."""
+        if not self.normals:
+            what = f"no row whose {self._label} is {self._normal} (--normal)"
+            raise TableError(f"{self.sources[0].path}: {what}; normal records are what a model learns from")
+        if self.normals < LEAST:
+            what = "one row of normal records" if self.others else "one row"
+            raise TableError(f"{self.sources[0].path}: {what} only; a model needs many more")
+
+    def _is_normal(self, source: Source, batch: RecordBatch, first: int) -> NDArray[np.bool_]:
+        if self._label is None or self._normal is None:
+            return np.ones(batch.num_rows, bool)
+        labels = arrow.plain(batch.column(self._label))
+        if not arrow.is_text(labels.type):
+            labels = compute.cast(labels, DataType.string())
+        wanted = _canonical(self._normal)
+        same, missing = arrow.by_distinct(labels, lambda text: None if not text.strip() else float(_canonical(text) == wanted))
+        missing += np.flatnonzero(np.isnan(same)).tolist()
+        if missing:
+            raise TableError(f"{source.place(first + min(missing), self._label)}: no label; fill it in or remove the row")
+        return np.asarray(same == 1)
+
+
+def _check_columns(source: Source, label: str | None, drop: Sequence[str], asked: Mapping[str, Kind]) -> None:
+    named = [("--label", label or source.names[0]), *(("--drop", name) for name in drop)]
+    for option, name in [*named, *((f"--{kind}", name) for name, kind in asked.items())]:
+        if name not in source.names:
+            raise TableError(f"{source.path}: {option} {name}: no such column; the columns are {', '.join(source.names[:20])}")
+        if name in asked and name in {label, *drop}:
+            raise TableError(f"{source.path}: column {name} cannot be a feature and be left out; give one option for it")
+
+
+def _understand(
+    rows: _Rows, names: Sequence[str], asked: Mapping[str, Kind]
+) -> tuple[dict[str, Column], list[Feature], list[Dropped]]:
+    """The features that the columns make, and the columns that make none, both in the table's order."""
+    columns: dict[str, Column] = {}
+    features: dict[str, Feature] = {}
+    reasons: dict[str, str] = {}
+    modes: dict[str, Mode | None] = dict.fromkeys(names)
+    while modes:
+        columns |= {name: Column(name, asked.get(name), mode) for name, mode in modes.items()}
+        for source, batch, first, is_normal in rows:
+            numbers = first + np.flatnonzero(is_normal)
+            kept = None if is_normal.all() else Array.from_numpy(is_normal)
+            for name in modes:
+                array = batch.column(name)
+                columns[name].see(array if kept is None else compute.filter(array, kept), source, numbers)
+        rows.check()
+        again: dict[str, Mode | None] = {}
+        for name in modes:
+            try:
+                features[name] = columns[name].feature()
+            except RereadError as error:
+                again[name] = error.mode
+            except UnusableError as error:
+                reasons[name] = str(error)
+        modes = again
+    dropped = [Dropped(column=name, reason=reasons[name]) for name in names if name in reasons]
+    return columns, [features[name] for name in names if name in features], dropped
+
+
+def _encode(rows: _Rows, features: Sequence[Feature]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """x of the normal rows and x of the others."""
+    width = sum(feature.width for feature in features)
+    x, others = np.empty((rows.normals, width), np.float32), np.empty((rows.others, width), np.float32)
+    normals_done = others_done = 0
+    for source, batch, first, is_normal in rows:
+        part = encode_batch(source, batch, features, first)
+        found = int(is_normal.sum())
+        x[normals_done : normals_done + found] = part[is_normal]
+        others[others_done : others_done + len(part) - found] = part[~is_normal]
+        normals_done, others_done = normals_done + found, others_done + len(part) - found
+    return x, others
+
+
+def _canonical(value: str) -> str:
+    """One text for one label: 1, 1.0 and ' 1' are the same, as a number and as a text."""
+    text = value.strip()
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,259 @@
+"""What a column is: facts gathered batch by batch over the rows that train, then one decision.
+
+A column is read in one of three modes: as numbers, as datetimes, or as texts, which are counted (categories, booleans). The first
+batch that holds values chooses; a column that turns out to be something else asks to be read once more in the other mode.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+import numpy as np
+from arro3 import compute
+from arro3.core import Array, DataType, dictionary_dictionary, dictionary_indices
+from numpy.typing import NDArray
+
+from service import arrow, datetimes
+from service.manifest import Feature, Kind
+from service.sources import Source, TableError
+
+MOST_CATEGORIES = 10_000
+FEW_LEVELS = 100  # a text column with more of them, in most rows another one, names its rows
+STRAY = 0.01  # up to this share of cells that are no number among numbers is a mistake; beyond it, the column is text
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+HEAD = 1_000  # values that are looked at to choose how to read a column
+WHOLE_MAX = 2.0**53  # float64 tells whole numbers apart up to here
+
+Mode = Literal["numbers", "datetimes", "texts"]
+MODES: dict[Kind, Mode] = {"numeric": "numbers", "datetime": "datetimes", "boolean": "texts", "categorical": "texts"}
+# How a file holds a column: CSV cells can be anything, Arrow types say what they are. And what may be asked of it.
+FAMILIES = {
+    "numeric": {"cells", "numbers"},
+    "categorical": {"cells", "texts", "numbers"},
+    "boolean": {"cells", "texts", "numbers", "booleans"},
+    "datetime": {"cells", "texts", "datetimes"},
+}
+
+
+class RereadError(Exception):
+    """The column must be read once more, in this mode."""
+
+    def __init__(self, mode: Mode) -> None:
+        self.mode = mode
+
+
+class UnusableError(Exception):
+    """No feature can be made of the column; the text is the reason."""
+
+
+class Column:
+    """What has been seen of a column of a table."""
+
+    def __init__(self, name: str, asked: Kind | None, mode: Mode | None = None) -> None:
+        """A column of which nothing was seen; `asked`: the kind that the user wants."""
+        self.name, self.asked = name, asked
+        self.mode: Mode | None = MODES[asked] if asked else mode
+        self.rows = 0
+        self.low, self.high = np.inf, -np.inf
+        self.integer = self.rising = True  # whole numbers; each above the one before
+        self.texts: Counter[str] = Counter()
+        self.families: dict[str, Source] = {}  # with the first file of each
+        self.present: Counter[Source] = Counter()  # cells that are not missing
+        self.fitting: Counter[Source] = Counter()  # those that are a number (mode texts, too) or a datetime
+        self.stray: tuple[Source, int] | None = None  # the first that is not, and its row
+
+    def see(self, array: Array, source: Source, rows: NDArray[np.int64]) -> None:
+        """Takes in values of a batch; rows (n,) are their numbers in the file. Raises TableError."""
+        array = arrow.plain(array)
+        family = _family(array, source)
+        if family == "others":
+            raise TableError(f"{source.path}, column {self.name}: its type is neither number, text, boolean nor date; use --drop")
+        self.rows += len(array)
+        if family == "nothing" or array.null_count == len(array):
+            return
+        self.families.setdefault(family, source)
+        self._check_families()
+        if self.mode is None:
+            self.mode = _choose(array, family)
+        if self.mode == "texts":
+            self._see_texts(array, family, source)
+        elif self.mode:
+            values, wrong = _read_numbers(array, family) if self.mode == "numbers" else _read_datetimes(array, family)
+            self._see_values(values, wrong, source, rows)
+
+    def feature(self) -> Feature:
+        """The feature that the column is. Raises RereadError, UnusableError or, where it is ambiguous, TableError."""
+        present, fitting = self.present.total(), self.fitting.total()
+        if not present:
+            raise UnusableError("no values")
+        missing_rate = 1 - present / self.rows
+        if self.mode == "texts":
+            return self._text_feature(missing_rate)
+        if fitting < present and self.stray:
+            if not self.asked:
+                self._check_files()
+            if self.asked or fitting >= (1 - STRAY) * present:
+                wanted = "number" if self.mode == "numbers" else "datetime"
+                source, row = self.stray
+                raise TableError(f"{source.place(row, self.name)}: not a {wanted}; fix it or pass --categorical {self.name}")
+            raise RereadError("texts")
+        if self.low == self.high and not missing_rate:
+            raise UnusableError("constant")
+        if self.mode == "datetimes":
+            return Feature(name=self.name, kind="datetime", missing_rate=missing_rate)
+        low, high = float(np.float32(self.low)), float(np.float32(self.high))
+        return Feature(name=self.name, kind="numeric", integer=self.integer, low=low, high=high, missing_rate=missing_rate)
+
+    def warnings(self) -> list[str]:
+        """What the user should know of the column that became a feature."""
+        if self.mode == "numbers" and self.integer and self.rising and self.rows > FEW_LEVELS:
+            return [f"column {self.name} rises from row to row, as an identifier does; if it is one, pass --drop {self.name}"]
+        if len(self.texts) > MOST_CATEGORIES:
+            return [
+                f"column {self.name}: {len(self.texts)} categories; those beyond the {MOST_CATEGORIES} most frequent are unknown"
+            ]
+        return []
+
+    def _check_families(self) -> None:
+        for family, source in self.families.items():
+            if self.asked and family not in FAMILIES[self.asked]:
+                raise TableError(f"{source.path}, column {self.name}: holds {family}; it cannot be {self.asked}")
+        if len(typed := [family for family in self.families if family != "cells"]) > 1:
+            places = " and ".join(f"{family} in {self.families[family].path}" for family in typed)
+            raise TableError(f"column {self.name}: {places}; write both alike or pass --drop {self.name}")
+
+    def _check_files(self) -> None:
+        numbers = [source for source in self.present if self.fitting[source] == self.present[source]]
+        texts = [source for source in self.present if self.fitting[source] == 0]
+        if numbers and texts:
+            places = f"{self.mode if self.mode == 'datetimes' else 'numbers'} in {numbers[0].path} and text in {texts[0].path}"
+            raise TableError(f"column {self.name}: {places}; write both alike or pass --categorical {self.name}")
+
+    def _see_values(self, values: NDArray[np.float64], wrong: list[int], source: Source, rows: NDArray[np.int64]) -> None:
+        there = values[~np.isnan(values)]
+        self.present[source] += len(there) + len(wrong)
+        self.fitting[source] += len(there)
+        if wrong and not self.stray:
+            self.stray = source, int(rows[wrong[0]])
+        if not len(there):
+            return
+        low, high = float(there.min()), float(there.max())
+        if self.mode == "numbers" and not -FLOAT32_MAX <= low <= high <= FLOAT32_MAX:
+            row = int(rows[np.flatnonzero(np.abs(values) > FLOAT32_MAX)[0]])
+            raise TableError(
+                f"{source.place(row, self.name)}: an infinite value, or one beyond float32; correct it or leave it empty"
+            )
+        self.rising = self.rising and bool(there[0] > self.high and (np.diff(there) > 0).all())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.integer = self.integer and bool((there == np.floor(there)).all())
+
+    def _see_texts(self, array: Array, family: str, source: Source) -> None:
+        if family == "numbers":
+            numbers, times = np.unique(arrow.floats(array), return_counts=True, equal_nan=True)
+            there = ~np.isnan(numbers)
+            if (numbers[there] != np.floor(numbers[there])).any() or (np.abs(numbers[there]) > WHOLE_MAX).any():
+                raise TableError(f"{source.path}, column {self.name}: not only whole numbers; it cannot be {self.asked}")
+            texts = [str(int(number)) for number in numbers[there]]
+            counts = times[there].tolist()
+        else:
+            if family == "booleans":
+                array = compute.cast(array, DataType.string())
+            coded = compute.dictionary_encode(array)
+            every = dictionary_dictionary(coded).to_pylist()
+            places = arrow.to_numpy(dictionary_indices(coded), len(every))
+            kept = [place for place, text in enumerate(every) if text is not None and text not in arrow.MISSING]
+            times = np.bincount(places, minlength=len(every))
+            texts, counts = [every[place] for place in kept], times[kept].tolist()
+        self.present[source] += sum(counts)
+        if family == "cells":
+            self.fitting[source] += sum(
+                count for text, count in zip(texts, counts, strict=True) if arrow.parse_number(text) is not None
+            )
+        for text, count in zip(texts, counts, strict=True):
+            self.texts[text] += count
+
+    def _text_feature(self, missing_rate: float) -> Feature:
+        present, fitting = self.present.total(), self.fitting.total()
+        if not self.asked and fitting:
+            self._check_files()
+            if fitting >= (1 - STRAY) * present:
+                raise RereadError("numbers")
+        if len(self.texts) == 1 and not missing_rate:
+            raise UnusableError("constant")
+        boolean = all(text.strip().lower() in arrow.BOOLEANS for text in self.texts)
+        if self.asked == "boolean" and not boolean:
+            source = next(iter(self.present))
+            raise TableError(f"{source.path}, column {self.name}: not only true, false, yes, no, 1 and 0; use --categorical")
+        if boolean and self.asked != "categorical":
+            return Feature(name=self.name, kind="boolean", missing_rate=missing_rate)
+        if not self.asked and len(self.texts) > FEW_LEVELS and len(self.texts) > present / 2:
+            raise UnusableError(f"{len(self.texts)} distinct texts in {present} rows: an identifier, or free text")
+        return self._categorical(missing_rate)
+
+    def _categorical(self, missing_rate: float) -> Feature:
+        """Categories by falling count, then as texts. Integers where every one is written as one."""
+        ordered = sorted(self.texts, key=lambda text: (-self.texts[text], text))
+        if "texts" not in self.families and all(_whole(text) is not None for text in ordered):
+            counts: Counter[int] = Counter()
+            for text, count in self.texts.items():
+                counts[_whole(text) or 0] += count
+            codes = tuple(sorted(counts, key=lambda number: (-counts[number], number))[:MOST_CATEGORIES])
+            return Feature(name=self.name, kind="categorical", integer=True, categories=codes, missing_rate=missing_rate)
+        texts = tuple(ordered[:MOST_CATEGORIES])
+        return Feature(name=self.name, kind="categorical", categories=texts, missing_rate=missing_rate)
+
+
+def _family(array: Array, source: Source) -> str:
+    kind = array.type
+    if source.is_csv:
+        return "cells"
+    if DataType.is_null(kind):
+        return "nothing"
+    if arrow.is_text(kind):
+        return "texts"
+    if arrow.is_number(kind):
+        return "numbers"
+    if DataType.is_boolean(kind):
+        return "booleans"
+    return "datetimes" if arrow.is_datetime(kind) else "others"
+
+
+def _choose(array: Array, family: str) -> Mode | None:
+    """The mode that reads at least half of these values; None while all are missing."""
+    if family in ("numbers", "datetimes"):
+        return "numbers" if family == "numbers" else "datetimes"
+    if family == "booleans":
+        return "texts"
+    head = min(len(array), HEAD)  # a slice beyond the end is no shorter slice but a panic
+    texts = [text for text in array.slice(0, head).to_pylist() if text is not None and text.strip() not in arrow.MISSING]
+    if not texts:
+        return _choose(array.slice(head, len(array) - head), family) if len(array) > head else None
+    if family == "cells" and sum(arrow.parse_number(text) is not None for text in texts) >= len(texts) / 2:
+        return "numbers"
+    return "datetimes" if (~np.isnat(datetimes.parse(texts))).sum() >= len(texts) / 2 else "texts"
+
+
+def _read_numbers(array: Array, family: str) -> tuple[NDArray[np.float64], list[int]]:
+    return arrow.parse_numbers(array) if family == "cells" else (arrow.floats(array), [])
+
+
+def _read_datetimes(array: Array, family: str) -> tuple[NDArray[np.float64], list[int]]:
+    texts: list[str | None] = []
+    if family == "datetimes":
+        wall = arrow.wall_times(array)
+    else:
+        texts = [None if text is None or text.strip() in arrow.MISSING else text for text in array.to_pylist()]
+        wall = datetimes.parse(texts)
+    values = np.where(np.isnat(wall), np.nan, wall.astype(np.int64))
+    return values, [row for row, text in enumerate(texts) if text is not None and np.isnan(values[row])]
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that a text is the usual form of; 007 is a name, not a number."""
+    digits = text.removesuffix(".0")
+    try:
+        number = int(digits)
+    except ValueError:
+        return None
+    return number if str(number) == digits and abs(number) <= WHOLE_MAX else None
