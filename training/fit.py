@@ -1,0 +1,158 @@
+"""Training one net, and the ensemble: each net is trained without one fold, and validated on it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.config import Config
+from training.preprocessing import Preprocessing, Slots
+from training.vae import VAE
+
+
+class DeviceError(Exception):
+    """The device that was asked for is not there."""
+
+
+class FitError(Exception):
+    """Training cannot go on; the text says what was seen and what to do."""
+
+
+@dataclass
+class Curve:
+    """The losses of one net, in nats a record, by step."""
+
+    step: list[int] = field(default_factory=list)
+    train: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    best: int = 0  # the step whose weights were kept
+
+
+Progress = Callable[[int, float, int], None]  # net, share of its steps that are done, records seen since the last call
+
+
+def fit_nets(
+    preprocessing: Preprocessing, x: NDArray[np.float32], fold: NDArray[np.int8], config: Config, device: str, progress: Progress
+) -> tuple[list[VAE], list[Curve]]:
+    """One net a fold, trained on the records x (N, C) of the other folds. Raises FitError on a loss that is not finite."""
+    slots = to(preprocessing(torch.from_numpy(x)), device)
+    preprocessing.to(device)
+    nets, curves = [], []
+    for k in range(config.nets):
+        others, own = (torch.from_numpy(np.flatnonzero(mask)).to(device) for mask in (fold != k, fold == k))
+
+        def told(done: float, records: int, k: int = k) -> None:
+            progress(k, done, records)
+
+        net, curve = fit_net(
+            preprocessing,
+            take(slots, others),
+            take(slots, own),
+            config,
+            config.seed * 1_000 + k,
+            device,
+            told,
+        )
+        nets.append(net.cpu().eval())
+        curves.append(curve)
+    preprocessing.cpu()
+    return nets, curves
+
+
+def fit_net(
+    preprocessing: Preprocessing,
+    train: Slots,
+    validation: Slots,
+    config: Config,
+    seed: int,
+    device: str,
+    progress: Callable[[float, int], None],
+) -> tuple[VAE, Curve]:
+    """Minimises the mean of -ELBO over records with noise and masks, and keeps the weights of the best validation loss."""
+    torch.manual_seed(seed)
+    draw = torch.Generator(device).manual_seed(seed)
+    net = VAE(preprocessing, config.hidden, config.latent, config.sigma).to(device)
+    optimizer = torch.optim.Adam(net.parameters(), betas=(0.9, 0.99), fused=True)
+    n = train.y.shape[0]
+    steps = config.steps_for(n, preprocessing.slots)
+    batch = min(config.batch, n)
+    curve, best, kept, waited = Curve(), float("inf"), copy.deepcopy(net.state_dict()), 0
+    sum_of_losses, order = torch.zeros((), device=device), torch.empty(0, dtype=torch.long, device=device)
+    for step in range(1, steps + 1):
+        if len(order) < batch:
+            order = torch.randperm(n, generator=draw, device=device)
+        clean, order = take(train, order[:batch]), order[batch:]
+        eps = torch.randn(batch, config.latent, generator=draw, device=device)
+        terms, _ = net(corrupt(preprocessing, clean, config, draw), eps, clean)
+        reconstruction, kl = (terms.error + terms.floor).sum(1).mean(), terms.kl.mean()
+        loss = reconstruction + min(1.0, step / config.warm_up) * kl
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip * preprocessing.slots)
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                config.learning_rate * min(1.0, step / config.rise) * (0.5 + 0.5 * math.cos(math.pi * step / (steps + 1)))
+            )
+        optimizer.step()
+        sum_of_losses += (reconstruction + kl).detach()
+        if step % config.evaluate_every and step != steps:
+            continue
+        since = step - (curve.step[-1] if curve.step else 0)
+        progress(step / steps, since * batch)
+        with torch.no_grad():
+            held = float(-net(validation)[0].nats.mean())
+        told = float(sum_of_losses) / since
+        sum_of_losses.zero_()
+        if not (math.isfinite(held) and math.isfinite(told)):
+            raise FitError(
+                f"the loss is not finite at step {step} (training {told}, validation {held}); nothing was published: "
+                "look for extreme values in the table"
+            )
+        curve.step.append(step)
+        curve.train.append(told)
+        curve.validation.append(held)
+        if held < best:
+            best, kept, waited, curve.best = held, copy.deepcopy(net.state_dict()), 0, step
+        else:
+            waited += 1
+        if waited >= config.patience:
+            break
+    net.load_state_dict(kept)
+    return net, curve
+
+
+def corrupt(preprocessing: Preprocessing, clean: Slots, config: Config, draw: torch.Generator) -> Slots:
+    """What the encoder gets in training: numbers with noise, and a share of the columns hidden, from none to `mask`."""
+    n, columns = clean.hidden.shape
+    device = clean.y.device
+    y = clean.y.clone()
+    y[:, : preprocessing.reals] += config.noise * torch.randn(n, preprocessing.reals, generator=draw, device=device)
+    share = config.mask * torch.rand(n, 1, generator=draw, device=device)
+    masked = (torch.rand(n, columns, generator=draw, device=device) < share).to(y.dtype)
+    hidden = torch.maximum(clean.hidden, masked)
+    # missing-value slots stay: what is asked of the net is the record, not which mask was drawn
+    seen = clean.seen * (1 - masked[:, preprocessing.slot_column])
+    return Slots(y * seen, seen, hidden, clean.level)
+
+
+def take(slots: Slots, rows: Tensor) -> Slots:
+    """The records of these rows."""
+    return Slots(*(part[rows] if len(part) else part for part in slots))
+
+
+def to(slots: Slots, device: str) -> Slots:
+    """The records on this device."""
+    return Slots(*(part.to(device) for part in slots))
+
+
+def parts_of(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
+    """The tensor in parts of `size` rows, the last one shorter."""
+    parts: tuple[Tensor, ...] = torch.split(tensor, size)
+    return parts

@@ -1,0 +1,231 @@
+"""From the service's x (N, C) to what the nets see: a fitted module, exported inside the graph.
+
+A record becomes D slots: [real | boolean | one-hot]. A real slot is a number, or the cosine or sine of a part of a datetime. A
+number is bent around its median (stable.bend: linear near it, like a logarithm far off) and then standardised; a boolean slot
+is a boolean, or whether a value is missing (where training records lack it too); the one-hot slots of a category are its most
+frequent levels and one for all the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from service.manifest import Feature
+from training.stable import atan2, bend, cos_sin, unbend
+
+LEVELS = 64  # one-hot slots of a category, the last one for all rarer levels
+UNIT = 3.0  # spreads around the median in which bend is about linear
+SPREAD_LEAST = 1e-3  # of the standard deviation: below, the interquartile range says nothing of the spread
+LIMIT = 1e6  # units from the median; beyond, a number is as odd as it gets
+PERIODS = (24.0, 7.0, 12.0)  # of hour, weekday, month
+SCALE_LEAST = 1e-6
+FLOAT32_MOST = 3.4e38
+BENT_LIMIT = 8 * ((1 + LIMIT) ** 0.125 - 1)
+
+
+def pick(values: Tensor, columns: Tensor) -> Tensor:
+    """These columns of (N, W); the very same tensor, and no node in the graph, where they are all in order."""
+    if columns.tolist() == list(range(int(values.shape[1]))):
+        return values
+    return values[:, columns]
+
+
+def middle_and_unit(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The median (W,) and unit (W,) of columns (N, W): UNIT spreads, a spread being the deviation that the quartiles tell.
+
+    Where over half of a column is one value, the quartiles tell nothing: the spread is how far the others are from it.
+    """
+    if not values.shape[1]:
+        return np.zeros(0), np.zeros(0)
+    lower, median, upper = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
+    spread, away = (upper - lower) / 1.349, np.abs(values - median)
+    others = np.array([np.median(column[column > 0]) if (column > 0).any() else 1.0 for column in away.T])
+    return median, UNIT * np.where(spread > SPREAD_LEAST * np.nanstd(values, axis=0), spread, others)
+
+
+class Slots(NamedTuple):
+    """A batch of records as the nets see it."""
+
+    y: Tensor  # (N, D) values; 0 where missing
+    seen: Tensor  # (N, D) 1 where the slot has a value, else 0
+    hidden: Tensor  # (N, C) 1 where a column of x has none
+    level: Tensor  # (N, G) the code of each category, clipped to its known levels and the unknown one
+
+
+class Preprocessing(nn.Module):
+    """x (N, C) -> Slots. All buffers are fixed by `__init__` from training records; nothing here is learned by gradient."""
+
+    numeric: Tensor  # (numerics,) columns of x, as cyclic, boolean, lacking and category
+    cyclic: Tensor
+    boolean: Tensor
+    lacking: Tensor
+    category: Tensor  # (G,)
+    slot_column: Tensor  # (D,) the column of x that a slot is made of
+    slot_group: Tensor  # (S,) the category that a one-hot slot belongs to
+    first_slot: Tensor  # (G,) of each category
+    slot_level: Tensor  # (S,) the level that a one-hot slot stands for
+    constant: Tensor  # (C,) the value of a part of a datetime that never changes; of other columns nobody asks
+    median: Tensor  # (numerics,) in the feature's own unit, as unit
+    unit: Tensor
+    centre: Tensor  # (numerics,) of what bend gives, as scale
+    scale: Tensor
+    period: Tensor  # of each cyclic column, and what its values begin with
+    phase: Tensor
+    unknown: Tensor  # (G,) the code of an unknown level
+    last: Tensor  # (G,) the level of the last slot, which all rarer ones share
+    rarity: Tensor  # all categories' -log p(level | the last slot), end to end
+    rarity_start: Tensor  # (G,)
+    membership: Tensor  # (S, G) 1 where a slot belongs to a category
+    ownership: Tensor  # (R + B + G, F) 1 where a likelihood term belongs to a feature
+
+    def __init__(self, features: Sequence[Feature], x: NDArray[np.float32]) -> None:
+        """Fits the scales of the numbers to training records x (N, C), NaN where missing."""
+        super().__init__()
+        start = np.cumsum([0, *(feature.width for feature in features)])
+        at = [(f, feature, int(start[f])) for f, feature in enumerate(features)]
+        numeric = [column for _, feature, column in at if feature.kind == "numeric"]
+        cyclic = [
+            (column + part, period)
+            for _, feature, column in at
+            if feature.kind == "datetime"
+            for part, period in enumerate(PERIODS)
+            if np.nanmax(x[:, column + part]) > np.nanmin(x[:, column + part])
+        ]
+        boolean = [column for _, feature, column in at if feature.kind == "boolean"]
+        lacking = [column for _, feature, column in at if 0 < feature.missing_rate < 1]
+        category = [(column, len(feature.categories)) for _, feature, column in at if feature.kind == "categorical"]
+        levels = [min(known + 1, LEVELS) for _, known in category]
+        owner = np.repeat(np.arange(len(features)), [feature.width for feature in features])
+        self.columns, self.numerics, self.booleans = int(start[-1]), len(numeric), len(boolean)
+        self.reals, self.bits, self.onehots = len(numeric) + 2 * len(cyclic), len(boolean) + len(lacking), sum(levels)
+        self.slots, self.groups = self.reals + self.bits + self.onehots, len(category)
+        self.owners = len(features)
+
+        values = x[:, numeric].astype(np.float64)
+        median, unit = middle_and_unit(values)
+        bent = bend(torch.from_numpy((values - median) / unit)).numpy()
+        centre = np.nanmean(bent, axis=0) if numeric else np.zeros(0)
+        scale = np.maximum(np.nanstd(bent, axis=0) if numeric else np.zeros(0), SCALE_LEAST)
+        cyclic_columns = [column for column, _ in cyclic]
+        group = np.repeat(np.arange(len(category)), levels)
+        first = np.cumsum([0, *levels])
+        slot_column = [*numeric, *cyclic_columns, *cyclic_columns, *boolean, *lacking, *(category[g][0] for g in group)]
+        unit_column = [*slot_column[: self.reals + self.bits], *(column for column, _ in category)]
+
+        self._index("numeric", numeric)
+        self._index("cyclic", cyclic_columns)
+        self._index("boolean", boolean)
+        self._index("lacking", lacking)
+        self._index("category", [column for column, _ in category])
+        self._index("slot_column", slot_column)
+        self._index("slot_group", group)
+        self._index("first_slot", first[:-1])
+        self._real("constant", np.nan_to_num(np.nanmax(np.vstack([x, np.full_like(x[:1], -1)]), axis=0)))
+        self._real("median", median)
+        self._real("unit", unit)
+        self._real("centre", centre)
+        self._real("scale", scale)
+        self._real("period", [period for _, period in cyclic])
+        self._real("phase", [float(column_period == PERIODS[2]) for _, column_period in cyclic])  # January is month 1
+        self._real("unknown", [known for _, known in category])
+        self._real("last", [level - 1 for level in levels])
+        self._real("slot_level", np.arange(len(group)) - first[group])
+        self._real("membership", group[:, None] == np.arange(len(category))[None, :])
+        self._real("ownership", owner[np.array(unit_column, dtype=int)][:, None] == np.arange(len(features))[None, :])
+        self._fit_levels(x, category, levels)
+
+    def _fit_levels(self, x: NDArray[np.float32], category: list[tuple[int, int]], levels: list[int]) -> None:
+        """-log p(level | the last slot), from smoothed frequencies: how rare a level is among the rare ones."""
+        tables: list[NDArray[np.float64]] = []
+        starts: list[int] = []
+        for (column, known), slots in zip(category, levels, strict=True):
+            codes = x[:, column]
+            count = np.bincount(codes[~np.isnan(codes)].astype(int), minlength=known + 1).astype(np.float64) + 1
+            rare = np.zeros(known + 1)
+            rare[slots - 1 :] = -np.log(count[slots - 1 :] / count[slots - 1 :].sum())
+            starts.append(sum(len(table) for table in tables))
+            tables.append(rare)
+        self.has_rare_levels = any(table.any() for table in tables)
+        self._real("rarity", np.concatenate(tables) if tables else [])
+        self._index("rarity_start", starts)
+
+    def forward(self, x: Tensor) -> Slots:
+        """x (N, C) as the service makes it -> Slots."""
+        hidden = torch.isnan(x).to(x.dtype)
+        filled = torch.where(torch.isnan(x), torch.zeros((), dtype=x.dtype, device=x.device), x)
+        parts = []
+        if self.numerics:
+            parts.append(
+                (bend(torch.clamp((pick(filled, self.numeric) - self.median) / self.unit, -LIMIT, LIMIT)) - self.centre)
+                / self.scale
+            )
+        if len(self.cyclic):
+            parts += cos_sin((filled[:, self.cyclic] - self.phase) / self.period)
+        if self.booleans:
+            parts.append(filled[:, self.boolean])
+        if len(self.lacking):
+            parts.append(hidden[:, self.lacking])
+        level = torch.zeros(0)
+        if self.groups:
+            level = torch.minimum(filled[:, self.category], self.unknown)
+            parts.append((torch.minimum(level, self.last)[:, self.slot_group] == self.slot_level).to(x.dtype))
+        seen = 1 - pick(hidden, self.slot_column)
+        if len(self.lacking):  # whether a value is missing can always be seen
+            front = self.reals + self.booleans
+            always = torch.ones_like(seen[:, front : self.reals + self.bits])
+            seen = torch.cat([seen[:, :front], always, seen[:, self.reals + self.bits :]], 1)
+        return Slots(torch.cat(parts, 1) * seen, seen, hidden, level)
+
+    def restore(self, out: Tensor) -> Tensor:
+        """(N, C) the values, in the units of x, that a decoder's output (N, D) stands for."""
+        real, bits, onehot = self.split(out)
+        numbers = unbend(torch.clamp(self.bent(real), -BENT_LIMIT, BENT_LIMIT)) * self.unit + self.median
+        numbers = torch.clamp(numbers, -FLOAT32_MOST, FLOAT32_MOST)
+        if self.numerics == self.columns:
+            return numbers
+        cells: list[Tensor | None] = [None] * self.columns
+        for place, column in enumerate(self.numeric.tolist()):
+            cells[column] = numbers[:, place : place + 1]
+        parts = len(self.cyclic)
+        for place, column in enumerate(self.cyclic.tolist()):
+            cos = real[:, self.numerics + place : self.numerics + place + 1]
+            sin = real[:, self.numerics + parts + place : self.numerics + parts + place + 1]
+            turn = atan2(sin, cos)
+            turn = torch.where(turn < 0, turn + 2 * math.pi, turn)
+            cells[column] = turn * (self.period[place] / (2 * math.pi)) + self.phase[place]
+        for place, column in enumerate(self.boolean.tolist()):
+            cells[column] = torch.sigmoid(bits[:, place : place + 1])
+        for g, column in enumerate(self.category.tolist()):
+            slots = torch.nonzero(self.slot_group == g)[:, 0]
+            level = onehot[:, int(slots[0]) : int(slots[-1]) + 1].argmax(1, keepdim=True).to(out.dtype)
+            cells[column] = torch.where(level == self.last[g], self.unknown[g], level)  # any of the rare ones: none by name
+        nothing = out[:, :1] * 0
+        return torch.cat([nothing + self.constant[column] if cell is None else cell for column, cell in enumerate(cells)], 1)
+
+    def bent(self, real: Tensor) -> Tensor:
+        """(N, numerics) what bend gave, of real slots (N, R)."""
+        return real[:, : self.numerics] * self.scale + self.centre
+
+    def split(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The real (N, R), boolean (N, B) and one-hot (N, S) slots of (N, D)."""
+        if self.reals == self.slots:
+            return slots, slots[:, :0], slots[:, :0]
+        front = self.reals + self.bits
+        return slots[:, : self.reals], slots[:, self.reals : front], slots[:, front:]
+
+    def rare(self, level: Tensor) -> Tensor:
+        """(N, G) -log p(level | the last slot), 0 for levels with a slot of their own."""
+        return self.rarity[level.long() + self.rarity_start]
+
+    def _index(self, name: str, values: Sequence[int] | NDArray[np.intp]) -> None:
+        self.register_buffer(name, torch.as_tensor(np.asarray(values, dtype=np.int64)))
+
+    def _real(self, name: str, values: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_]) -> None:
+        self.register_buffer(name, torch.as_tensor(np.asarray(values, dtype=np.float32)))

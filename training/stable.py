@@ -1,0 +1,76 @@
+"""Functions whose last bit does not depend on the batch that a record comes in.
+
+onnxruntime computes Log, Sin and Cos in packets of up to 16 values and the rest of a tensor one by one, by another formula:
+the same value may come out differently by its place. MatMul, Exp, Tanh, Sqrt and single additions and products do not have this.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+PACKET = 16
+
+
+def log(v: Tensor) -> Tensor:
+    """log of (N, W)."""
+    return torch.log(_in_packets(v))[:, : int(v.shape[1])]
+
+
+def atan2(y: Tensor, x: Tensor) -> Tensor:
+    """The angle of (x, y), each (N, W)."""
+    return torch.atan2(_in_packets(y), _in_packets(x))[:, : int(y.shape[1])]
+
+
+def bend(v: Tensor) -> Tensor:
+    """8 sign(v) ((1 + |v|)^(1/8) - 1): about v near 0 and much like a logarithm far off, where asinh would be.
+
+    A Box-Cox transform of both signs (Bickel & Doksum 1981). Unlike a logarithm it is made of square roots, which round alike
+    everywhere, so that a distance of two close records is the same distance wherever it is computed.
+    """
+    return torch.sign(v) * (sqrt(sqrt(sqrt(1 + v.abs()))) - 1) * 8
+
+
+def sqrt(v: Tensor) -> Tensor:
+    """The correctly rounded square root, which onnxruntime gives; torch's own may be a last bit off in float32."""
+    return torch.sqrt(v) if torch.onnx.is_in_onnx_export() else torch.sqrt(v.double()).to(v.dtype)
+
+
+def unbend(v: Tensor) -> Tensor:
+    """The inverse of bend."""
+    root = 1 + v.abs() * 0.125
+    square = root * root
+    return torch.sign(v) * (square * square * (square * square) - 1)
+
+
+def cos_sin(turn: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of turns (N, W) in [0, 1], by their series around half a turn; the error is below 1e-6."""
+    v = (turn - 0.5) * math.pi  # half the angle, in [-pi/2, pi/2]
+    square = v * v
+    sin, cos = torch.zeros_like(v), torch.zeros_like(v)
+    for k in range(6, -1, -1):
+        sin = sin * square + (-1) ** k / math.factorial(2 * k + 1)
+        cos = cos * square + (-1) ** k / math.factorial(2 * k)
+    sin = sin * v
+    return 2 * sin * sin - 1, -2 * sin * cos
+
+
+def total(terms: Tensor) -> Tensor:
+    """(N, 1) sums of the rows of (N, T), as a matmul: ReduceSum adds in another order in another batch."""
+    return terms @ torch.ones(int(terms.shape[1]), 1, dtype=terms.dtype, device=terms.device)
+
+
+def gather_up(terms: Tensor, ownership: Tensor) -> Tensor:
+    """(N, F) sums of the terms (N, T) that belong together by ownership (T, F); the very same tensor where each is its own."""
+    if ownership.shape[0] == ownership.shape[1] and bool((ownership == torch.eye(ownership.shape[0])).all()):
+        return terms
+    return terms @ ownership
+
+
+def _in_packets(v: Tensor) -> Tensor:
+    """(N, W) filled up to whole packets, so that no value is ever part of a rest."""
+    width = int(v.shape[1])
+    filled = width + -width % PACKET
+    return v if filled == width else v[:, [i % width for i in range(filled)]]
