@@ -1,0 +1,83 @@
+"""Nothing is published that the service would not answer exactly as the fitted modules do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.detector import FIELDS, Detector, relative_gap
+from service.manifest import Bundle, Feature, Golden
+from service.session import Session
+from training.scorer import Answer, Scorer
+
+UNCLEAR = 1e-4  # of a squared distance
+RTOL = 1e-5  # of the largest answer of its kind for a record
+GOLDEN = 16  # records
+EDGE = np.finfo(np.float32).max
+
+
+class ParityError(Exception):
+    """The exported graph and the fitted modules disagree: a fault of the exporter or of onnxruntime."""
+
+
+def golden_records(session: Session, x: NDArray[np.float32], features: Sequence[Feature]) -> tuple[Golden, ...]:
+    """Golden records: of the records x (n, C) that calibrate, from the least to the most odd, and the edges of what can come.
+
+    The edges: no value at all, the largest and smallest numbers, and unknown categories.
+    """
+    score = session.run(x, explain=False).score
+    order = np.argsort(score, kind="stable")
+    chosen = order[np.unique(np.linspace(0, len(order) - 1, GOLDEN - 3).astype(int))]
+    nothing, large, small = np.full_like(x[0], np.nan), x[order[0]].copy(), x[order[-1]].copy()
+    column = 0
+    for feature in features:
+        if feature.kind == "numeric":
+            large[column], small[column] = EDGE, -EDGE
+        elif feature.kind == "categorical":
+            large[column] = len(feature.categories)
+        column += feature.width
+    rows = np.concatenate([x[chosen], [nothing, large, small]])
+    told = session.run(rows, explain=True)
+    return tuple(
+        Golden(
+            x=tuple(None if np.isnan(value) else float(value) for value in rows[i]),
+            score=float(told.score[i]),
+            elbo=float(told.elbo[i]),
+            reconstruction_error=float(told.reconstruction_error[i]),
+            contributions=tuple(map(float, told.contributions[i])),
+        )
+        for i in range(len(rows))
+    )
+
+
+def prove(scorer: Scorer, bundle: Bundle, x: NDArray[np.float32]) -> None:
+    """Loads the bundle as the service does, golden records and all, and compares it with the scorer on x (N, C).
+
+    Raises BundleError where the service would refuse the bundle, ParityError where an answer differs by more than 1e-5.
+    """
+    detector = Detector(bundle, "cpu")
+    golden = np.array([golden.x for golden in bundle.manifest.golden], dtype=np.float32)
+    rows = np.concatenate([golden, x])
+    told = detector.score(rows, alpha=None, explain="all")
+    records = torch.from_numpy(rows)
+    with torch.no_grad():
+        meant: Answer = scorer(records)
+        # a record with two neighbours equally near has reasons by either; its score is the same
+        clear = ~scorer.ambiguous(records, UNCLEAR).numpy()
+    for field in FIELDS:
+        got, want = getattr(told, field), getattr(meant, field).numpy()
+        if not (np.isfinite(got).all() and np.isfinite(want).all()):
+            raise ParityError(f"{field}: not finite for some of {len(rows)} records; nothing was published")
+        gap = relative_gap(got, want, meant.reconstruction_error[:, 0].numpy())
+        worst = gap[clear].max(initial=0) if field == "contributions" else gap.max()
+        if worst > RTOL:
+            raise ParityError(
+                f"{field}: the exported graph differs from the fitted modules by {worst:.2g} relative; nothing was published: "
+                "report it with the versions of torch and onnxruntime"
+            )
+    share = np.abs(told.contributions.sum(1, dtype=np.float64) - told.score) / np.maximum(np.abs(told.score), 1)
+    if share.max() > RTOL:
+        raise ParityError(f"the contributions miss the score by {share.max():.2g} relative; nothing was published")

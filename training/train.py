@@ -1,0 +1,131 @@
+"""The whole story of a fit, in the order in which it happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from service.calibration import p_values, threshold
+from service.manifest import Calibration, File, Manifest, check_name
+from service.session import VERSION, Answers, Session
+from training.calibrate import build, supported_alpha
+from training.config import Config
+from training.data import Dataset, split
+from training.export import export
+from training.fit import Curve, DeviceError, Progress, fit_nets
+from training.metrics import auroc, average_precision
+from training.parity import golden_records, prove
+from training.preprocessing import Preprocessing
+from training.publish import describe, publish, stage
+from training.report import report
+from training.scorer import Scorer
+
+PROVED = 1_000  # of the records that calibrate, on which parity is proven, beside the golden ones
+NOT_YET = File(sha256="0" * 64, bytes=0)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a fit leaves behind."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def train(dataset: Dataset, name: str, models_dir: Path, config: Config, progress: Progress) -> Published:
+    """Splits, fits, calibrates, exports, reports, proves and publishes; the same bytes for the same data, settings and versions.
+
+    Raises BundleError, FitError, ParityError, and OSError where the bundle cannot be written; then nothing is published.
+    """
+    check_name(name)
+    device = choose_device(config)
+    torch.set_num_threads(config.threads)
+    if device == "cuda":
+        torch.use_deterministic_algorithms(True)  # on the CPU, all that is used here is deterministic as it is
+
+    fold = split(len(dataset.x), config.seed, config.share_held(len(dataset.x)), config.nets)
+    seen, held, fold = dataset.x[fold >= 0], dataset.x[fold < 0], fold[fold >= 0]
+
+    preprocessing = Preprocessing(dataset.features, seen)
+    nets, curves = fit_nets(preprocessing, seen, fold, config, device, progress)
+    scorer, honest = build(preprocessing, nets, seen, fold, held, config)
+
+    graphs = export(scorer)
+    session = Session(graphs["scorer.onnx"], preprocessing.columns, "cpu")
+    judged = held if honest is None else seen  # the records that calibrate
+    normal = session.run(held, explain=True) if honest is None else honest
+    odd = session.run(dataset.anomalies_x, explain=True) if len(dataset.anomalies_x) else None
+
+    scores = np.sort(normal.score)
+    alpha, warning = supported_alpha(config.target_fpr, len(scores))
+    manifest = Manifest(
+        name=name,
+        features=dataset.features,
+        dropped=dataset.dropped,
+        warnings=(*dataset.warnings, *([warning] if warning else [])),
+        score_kind=config.score,
+        alpha=alpha,
+        threshold=threshold(scores, alpha),
+        calibration=Calibration(scores=tuple(map(float, scores))),
+        latent=sum(net.latent for net in nets),
+        training={"settings": config.dump(), "data": describe_data(dataset, len(seen), len(judged))},
+        metrics=measure(curves, normal, odd, scores, alpha),
+        libraries={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": VERSION, "numpy": np.__version__},
+        golden=golden_records(session, judged, dataset.features),
+        files={**describe(graphs), "report.html": NOT_YET},
+    )
+    page = report(manifest, curves, normal, odd, *reasons(scorer, judged))
+    files = {**graphs, "report.html": page}
+    bundle = stage(manifest.model_copy(update={"files": describe(files)}), files)
+    prove(scorer, bundle, judged[:PROVED])
+    return Published(publish(bundle, models_dir), bundle.manifest)
+
+
+def choose_device(config: Config) -> str:
+    """cpu or cuda. Raises DeviceError where cuda is asked for and there is none."""
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise DeviceError("--device cuda: torch finds no usable GPU; use --device auto or cpu")
+    return "cuda" if there and config.device != "cpu" else "cpu"
+
+
+def describe_data(dataset: Dataset, seen: int, held: int) -> dict[str, Any]:
+    """What the manifest says of the data: the files by name and hash, and how many records did what."""
+    return {
+        "sources": [{"name": name, "sha256": sha256} for name, sha256 in dataset.sources],
+        "normal_records": len(dataset.x),
+        "training_records": seen,
+        "calibration_records": held,
+        "labelled_anomalies": len(dataset.anomalies_x),
+    }
+
+
+def measure(
+    curves: list[Curve], normal: Answers, odd: Answers | None, scores: NDArray[np.float32], alpha: float
+) -> dict[str, float | None]:
+    """The figures of the fit, on calibration records and, where there are labels, against the labelled anomalies."""
+    figures: dict[str, float | None] = {
+        "validation_loss": float(np.mean([min(curve.validation) for curve in curves])),
+        "elbo": float(normal.elbo.mean(dtype=np.float64)),
+        "reconstruction_error": float(normal.reconstruction_error.mean(dtype=np.float64)),
+    }
+    if odd is not None:
+        is_anomaly = np.repeat([False, True], [len(normal.score), len(odd.score)])
+        every = np.concatenate([normal.score, odd.score])
+        figures["auroc"] = auroc(is_anomaly, every)
+        figures["average_precision"] = average_precision(is_anomaly, every)
+        figures["true_alarm_rate"] = float((p_values(scores, odd.score) <= alpha).mean())
+    return figures
+
+
+def reasons(scorer: Scorer, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The latent means (n, L) of the first net, and each feature's reconstruction error (n, F), of records x (n, C)."""
+    with torch.no_grad():
+        slots = scorer.preprocessing(torch.from_numpy(x))
+        return scorer.nets[0].encoder(slots).mu.numpy(), scorer.ensemble(slots)[0].error.numpy()
