@@ -1,0 +1,86 @@
+"""Who may do what."""
+
+from pathlib import Path
+
+import pytest
+
+from service.auth import Keys
+from service.settings import Settings, SettingsError
+from tests.service.client import check_problem
+from tests.service.conftest import Serve
+from tests.service.tiny_bundle import GOOD
+
+BODY = {"records": [GOOD]}
+KEYED = [("POST", "/score"), ("POST", "/models/tiny/score"), ("GET", "/models"), ("GET", "/models/tiny")]
+WRONG = [
+    {},
+    {"x-api-key": "wrong"},
+    {"x-api-key": ""},
+    {"x-api-key": "key-one,key-two"},
+    {"authorization": "Bearer wrong"},
+    {"authorization": "Bearer"},
+    {"authorization": "Basic key-one"},
+    {"authorization": "key-one"},
+    {"authorization": "Bearer wrong", "x-api-key": "key-one"},
+]
+RIGHT = [
+    {"x-api-key": "key-one"},
+    {"x-api-key": "key-two"},
+    {"authorization": "Bearer key-one"},
+    {"authorization": "bearer  key-two "},
+    {"x-api-key": "root"},
+]
+
+
+@pytest.mark.parametrize(("method", "path"), KEYED)
+def test_scoring_and_reading_need_a_key_where_there_are_keys(serve: Serve, method: str, path: str) -> None:
+    client = serve(api_keys=("key-one", "key-two"), admin_keys=("root",))
+    for headers in WRONG:
+        answer = client.request(method, path, json=BODY, headers=headers)
+        check_problem(answer, 401, "unauthorized")
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert "key-one" not in answer.text
+    for headers in RIGHT:
+        assert client.request(method, path, json=BODY, headers=headers).status_code == 200
+
+
+def test_no_key_is_needed_where_none_is_set(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    client = serve()
+    assert client.post("/score", json=BODY).status_code == 200
+    assert capfd.readouterr().err.count("no API key is set") == 1
+
+
+def test_health_never_needs_a_key_and_documents_only_if_asked(serve: Serve) -> None:
+    client = serve(api_keys=("key",))
+    for path in ("/health", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"):
+        assert client.get(path).status_code == 200
+    client = serve(api_keys=("key",), metrics_need_key=True, docs_need_key=True)
+    for path in ("/metrics", "/docs", "/openapi.json"):
+        check_problem(client.get(path), 401, "unauthorized")
+        assert client.get(path, headers={"x-api-key": "key"}).status_code == 200
+
+
+def test_reload_is_for_admin_keys(serve: Serve) -> None:
+    client, path = serve(api_keys=("key",), admin_keys=("root",)), "/models/tiny/reload"
+    check_problem(client.post(path), 401, "unauthorized")
+    check_problem(client.post(path, headers={"x-api-key": "wrong"}), 401, "unauthorized")
+    check_problem(client.post(path, headers={"x-api-key": "key"}), 403, "forbidden")
+    assert client.post(path, headers={"authorization": "Bearer root"}).status_code == 200
+    check_problem(client.post("/models/other/reload", headers={"x-api-key": "root"}), 404, "model_not_found")
+
+
+def test_without_an_admin_key_reload_is_off_and_says_why(serve: Serve) -> None:
+    document = check_problem(serve().post("/models/tiny/reload", headers={"x-api-key": ""}), 403, "admin_disabled")
+    assert "ANOMALY_ADMIN_KEYS" in document["detail"]
+
+
+def test_keys_may_come_from_files(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("one\n two,three\n\n")
+    keys = Keys(Settings(api_keys_file=tmp_path / "keys", admin_keys_file=tmp_path / "keys"))
+    for key in (b"one", b"two", b"three"):
+        keys.check_api({b"x-api-key": key})
+        keys.check_admin({b"x-api-key": key})
+    (tmp_path / "empty").write_text("\n")
+    for name in ("empty", "missing"):
+        with pytest.raises(SettingsError, match=name):
+            Keys(Settings(api_keys_file=tmp_path / name))

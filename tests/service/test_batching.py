@@ -1,0 +1,95 @@
+"""Small requests are scored together, and none notices the others."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from service.batching import MAX_ROWS
+from tests.service.client import Client
+from tests.service.conftest import Serve
+from tests.service.tiny_bundle import GOOD, ODD, publish
+
+BODIES: list[dict[str, Any]] = [
+    {"records": [GOOD]},
+    {"records": [ODD, GOOD]},
+    {"records": [{}]},
+    {"records": [ODD], "explain": "none"},
+    {"records": [GOOD], "alpha": 0.5},
+    {"columns": {"amount": [1, 2]}},
+    {"records": [{"amount": "wrong"}]},
+    {"records": [{"amount": 3.4e38, "count": 3.4e38}]},
+]
+
+
+def at_once(client: Client, bodies: list[Any], path: str = "/score") -> list[httpx.Response]:
+    async def ask() -> list[httpx.Response]:
+        return await asyncio.gather(*(client.http.post(path, json=body) for body in bodies))
+
+    answers: list[httpx.Response] = client.run(ask())
+    return answers
+
+
+def told(answer: httpx.Response) -> Any:
+    return answer.status_code, {name: value for name, value in answer.json().items() if name != "request_id"}
+
+
+def test_requests_at_once_get_the_answers_that_they_get_alone(service: Client) -> None:
+    alone = [told(service.post("/score", json=body)) for body in BODIES]
+    assert [status for status, _ in alone] == [200] * 6 + [422] * 2
+    for order in (range(8), reversed(range(8)), [0, 1, 2] * 5, [7, 0, 1], [0] * (MAX_ROWS + 10)):
+        places = list(order)
+        assert [told(answer) for answer in at_once(service, [BODIES[i] for i in places])] == [alone[i] for i in places]
+
+
+def test_requests_at_once_are_scored_in_one_run(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve()
+    detector = client.app.registry.default().detector
+    sizes, real = [], detector.score
+    monkeypatch.setattr(detector, "score", lambda x, *more: sizes.append(len(x)) or real(x, *more))
+    at_once(client, [{"records": [GOOD]}] * 20)
+    assert sum(sizes) == 20
+    assert len(sizes) < 5
+
+
+def test_a_model_that_fails_once_fails_no_neighbour(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve()
+    detector = client.app.registry.default().detector
+    real = detector.score
+
+    def fail_on_the_odd(x: Any, *more: Any) -> Any:
+        if (x[:, 0] > 1000).any():
+            raise RuntimeError
+        return real(x, *more)
+
+    monkeypatch.setattr(detector, "score", fail_on_the_odd)
+    answers = at_once(client, [{"records": [GOOD]}, {"records": [ODD]}, {"records": [GOOD]}])
+    assert [answer.status_code for answer in answers] == [200, 500, 200]
+    assert client.post("/score", json={"records": [GOOD]}).status_code == 200
+
+
+def test_a_caller_that_gives_up_leaves_nobody_waiting(service: Client) -> None:
+    async def give_up() -> Any:
+        tasks = [asyncio.create_task(service.http.post("/score", json={"records": [GOOD]})) for _ in range(9)]
+        for _ in range(30):
+            await asyncio.sleep(0)
+            tasks[4].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    answers = service.run(give_up())
+    assert [isinstance(answer, httpx.Response) and answer.status_code == 200 for answer in answers] == [True] * 4 + [False] + [
+        True
+    ] * 4
+
+
+def test_models_do_not_mix(serve: Serve, models_dir: Any) -> None:
+    publish(models_dir, "double", scale=2.0)
+    client = serve(models_dir=models_dir)
+
+    async def ask() -> list[httpx.Response]:
+        names = ["tiny", "double"] * 6
+        return await asyncio.gather(*(client.http.post(f"/models/{name}/score", json={"records": [GOOD]}) for name in names))
+
+    answers = [answer.json() for answer in client.run(ask())]
+    assert [(answer["model"], answer["results"][0]["score"]) for answer in answers] == [("tiny", 36.0), ("double", 72.0)] * 6

@@ -1,0 +1,55 @@
+"""Conformal p-values: valid, consistent with the threshold, and refused where n cannot support them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.calibration import UnsupportedAlphaError, benjamini_hochberg, p_values, severity, smallest_alpha, threshold
+
+scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60).map(lambda v: np.sort(np.array(v, np.float32)))
+
+
+@given(scores, st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20), st.floats(0.001, 0.999))
+def test_flagged_by_p_value_is_flagged_by_threshold(calibration, new, alpha):
+    new = np.array([*new, *calibration], np.float32)
+    if alpha < smallest_alpha(len(calibration)):
+        with pytest.raises(UnsupportedAlphaError, match="smallest"):
+            threshold(calibration, alpha)
+        return
+    limit = threshold(calibration, alpha)
+    assert np.array_equal(p_values(calibration, new) <= alpha, new >= np.float32(limit))
+
+
+@given(scores, st.floats(-1e6, 1e6, width=32))
+def test_the_p_value_is_what_the_definition_says(calibration, score):
+    told = p_values(calibration, np.array([score], np.float32))[0]
+    assert told == (1 + sum(c >= score for c in calibration)) / (len(calibration) + 1)
+
+
+def test_at_most_a_share_alpha_of_exchangeable_records_is_flagged():
+    random = np.random.default_rng(0)
+    for n, alpha in ((19, 0.05), (99, 0.01), (500, 0.1)):
+        flagged = [
+            (
+                p_values(np.sort(random.normal(size=n).astype(np.float32)), random.normal(size=50).astype(np.float32)) <= alpha
+            ).mean()
+            for _ in range(2_000)
+        ]
+        assert np.mean(flagged) < alpha + 4 * np.std(flagged) / len(flagged) ** 0.5
+        assert np.mean(flagged) > alpha - 4 * np.std(flagged) / len(flagged) ** 0.5
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.01, 0.99))
+def test_benjamini_hochberg_is_the_slow_definition(p, fdr):
+    p = np.array(p)
+    best = max((k for k in range(1, len(p) + 1) if np.sort(p)[k - 1] <= fdr * k / len(p)), default=0)
+    limit = np.sort(p)[best - 1] if best else -1
+    assert np.array_equal(benjamini_hochberg(p, fdr), p <= limit)
+
+
+def test_severity_rises_with_the_score():
+    calibration = np.arange(100, dtype=np.float32)
+    new = np.array([0, 50, 96, 99.5, 148, 200, 1e30], np.float32)
+    level = severity(calibration, new, p_values(calibration, new), alpha=0.05)
+    assert level.tolist() == [0, 0, 1, 2, 2, 3, 3]

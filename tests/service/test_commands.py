@@ -1,0 +1,99 @@
+"""python -m service: what a user can mend ends with exit code 2 and one line."""
+
+from pathlib import Path
+
+import pytest
+
+from service.__main__ import main
+from service.manifest import current_version
+from tests.service.tiny_bundle import publish
+
+OLD, NEW = "20260101T000000Z-000001", "20260102T000000Z-000002"
+CapSys = pytest.CaptureFixture[str]
+
+
+def run(*words: str) -> int:
+    try:
+        return main(words)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+
+
+def test_inspect_tells_what_a_bundle_holds(models_dir: Path, capsys: CapSys) -> None:
+    assert run("inspect", "tiny", "--models-dir", str(models_dir)) == 0
+    told = capsys.readouterr().out
+    for expected in (
+        "tiny",
+        OLD,
+        "hold",
+        "amount: numeric 0 to 1000",
+        "country: categorical 3 categories",
+        "scorer.onnx",
+        "199 records",
+    ):
+        assert expected in told
+
+
+def test_promote_and_rollback(models_dir: Path, capsys: CapSys) -> None:
+    publish(models_dir, version=NEW)
+    assert run("rollback", "tiny", "--models-dir", str(models_dir)) == 0
+    assert current_version(models_dir, "tiny") == OLD
+    assert run("promote", "tiny", NEW, "--models-dir", str(models_dir)) == 0
+    assert current_version(models_dir, "tiny") == NEW
+    assert OLD in capsys.readouterr().out
+
+
+def test_score_scores_a_file(models_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("amount,count,country,level,online,at\n12.5,3,de,20,true,2026-03-02T14:30:00\n")
+    out = tmp_path / "out.csv"
+    assert run("score", str(tmp_path / "data.csv"), "--model", "tiny", "--output", str(out), "--models-dir", str(models_dir)) == 0
+    header, row = out.read_text().splitlines()
+    assert header == "score,p_value,is_anomaly"
+    assert float(row.split(",")[0]) == 36.0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "required"),
+        (("serv",), "invalid choice"),
+        (("serve", "--prot", "1"), "unrecognized"),
+        (("serve", "--port", "http", "--models-dir", "{m}"), "ANOMALY_PORT"),
+        (("serve", "--workers", "0"), "ANOMALY_WORKERS"),
+        (("inspect", "other", "--models-dir", "{m}"), "there are: tiny"),
+        (("inspect", "../x", "--models-dir", "{m}"), "no model"),
+        (("inspect", "tiny", "--models-dir", "{m}/none"), "no folder"),
+        (("inspect", "tiny", "--version", "9", "--models-dir", "{m}"), "no version '9'"),
+        (("promote", "tiny", "9", "--models-dir", "{m}"), "no version '9'"),
+        (("rollback", "tiny", "--models-dir", "{m}"), "no version before"),
+        (("score", "{m}/none.csv", "--model", "tiny", "--output", "-", "--models-dir", "{m}"), "none.csv"),
+        (("score", "x.csv", "--model", "other", "--output", "-", "--models-dir", "{m}"), "no model 'other'"),
+        (("score", "x.csv", "--output", "-"), "--model"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_exit_code_2(
+    bundle_dir: Path, capsys: CapSys, words: tuple[str, ...], said: str
+) -> None:
+    assert run(*(word.format(m=bundle_dir) for word in words)) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_damaged_bundle_is_told(models_dir: Path, capsys: CapSys) -> None:
+    path = models_dir / "tiny" / OLD / "scorer.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert run("inspect", "tiny", "--models-dir", str(models_dir)) == 2
+    assert "scorer.onnx" in capsys.readouterr().err
+
+
+def test_help_lists_the_settings(capsys: CapSys) -> None:
+    assert run("serve", "--help") == 0
+    assert "ANOMALY_QUEUE_ROWS" in capsys.readouterr().out
+
+
+def test_a_setting_that_is_wrong_stops_serving(monkeypatch: pytest.MonkeyPatch, capsys: CapSys) -> None:
+    monkeypatch.setenv("ANOMALY_API_KEYS_FILE", "/no/such/file")
+    assert run("serve", "--port", "0") == 2
+    assert "/no/such/file" in capsys.readouterr().err

@@ -1,0 +1,48 @@
+"""The way of a single record through the detector equals that of many."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from service.detector import Detector
+from service.manifest import read_bundle
+from tests.service.tiny_bundle import FEATURES
+
+
+@pytest.fixture(scope="module")
+def detector(bundle_dir: Path) -> Detector:
+    return Detector(read_bundle(next(path for path in (bundle_dir / "tiny").iterdir() if path.is_dir())), "cpu")
+
+
+@given(
+    st.integers(0, 198), st.integers(-3, 3), st.floats(-100, 1e6, width=32), st.sampled_from([None, 0.005, 0.01, 0.1, 0.5, 0.9])
+)
+@example(0, 0, 3e38, 0.5)
+@settings(max_examples=200, deadline=None)
+def test_a_single_record_is_judged_as_one_of_many(
+    detector: Detector, place: int, steps: int, amount: float, alpha: float | None
+) -> None:
+    """Scores at, just below and just above those of the calibration, where the two ways could part."""
+    x = np.zeros((2, sum(feature.width for feature in FEATURES)), np.float32)
+    target = detector._calibration[place]
+    for _ in range(abs(steps)):
+        target = np.nextafter(target, np.float32(np.inf * steps))
+    x[0, 0], x[1, 0] = target, amount  # the tiny bundle's score is the sum of the values
+    many = detector.score(x, alpha)
+    for row in range(2):
+        one = detector.score(x[row : row + 1], alpha)
+        for field in ("score", "p_value", "is_anomaly", "severity", "elbo", "reconstruction_error"):
+            alone, among = getattr(one, field), getattr(many, field)
+            assert alone.dtype == among.dtype
+            np.testing.assert_array_equal(alone, among[row : row + 1])
+        flagged = bool(many.is_anomaly[row])
+        assert one.explained.tolist() == [0] * flagged
+        assert (one.explained.dtype, one.contributions.shape) == (many.explained.dtype, (flagged, len(FEATURES)))
+        assert one.expected.shape == (flagged, x.shape[1])
+        if flagged:
+            at = many.explained.tolist().index(row)
+            np.testing.assert_array_equal(one.contributions[0], many.contributions[at])
+        assert (one.alpha, one.threshold) == (many.alpha, many.threshold)

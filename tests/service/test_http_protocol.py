@@ -1,0 +1,277 @@
+"""The served process on real sockets: what only a socket can show."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.tiny_bundle import GOOD
+
+BODY = json.dumps({"records": [GOOD]}).encode()
+POST = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+WHOLE = POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+HEAD_SECONDS, REQUEST_SECONDS = 1.0, 2.0
+DEADLINE = 30
+
+
+class Server:
+    """A served process and the port that it said it listens on."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process, self.port = process, port
+
+    def connect(self) -> socket.socket:
+        """A connection, whose reads end after the deadline."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
+
+    def ask(self, sent: bytes) -> tuple[int, dict[str, str], Any]:
+        """One request on a connection of its own: status, headers, document."""
+        with self.connect() as connection:
+            connection.sendall(sent)
+            return read_answer(connection)
+
+
+@contextmanager
+def serving(models_dir: Path, *words: str, **settings: str) -> Iterator[Server]:
+    environment = {
+        **os.environ,
+        "ANOMALY_PROVIDER": "cpu",
+        **{f"ANOMALY_{name.upper()}": value for name, value in settings.items()},
+    }
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--models-dir", str(models_dir), *words]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                found = re.search(r"running on http://127.0.0.1:(\d+)", line)
+                if found:
+                    break
+            else:
+                raise AssertionError(f"the service ended with {process.wait()}")
+            yield Server(process, int(found[1]))
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(bundle_dir: Path) -> Iterator[Server]:
+    with serving(
+        bundle_dir, head_seconds=str(HEAD_SECONDS), request_seconds=str(REQUEST_SECONDS), max_body_bytes="100000"
+    ) as started:
+        yield started
+
+
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and document of the next answer on a connection."""
+    text = b""
+    while b"\r\n\r\n" not in text:
+        part = connection.recv(65536)
+        assert part, f"closed after {text!r}"
+        text += part
+    head, body = text.split(b"\r\n\r\n", 1)
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    while len(body) < int(headers["content-length"]):
+        body += connection.recv(65536)
+    return int(first.split()[1]), headers, json.loads(body)
+
+
+def check_refusal(answer: tuple[int, dict[str, str], Any], status: int, code: str) -> None:
+    assert (answer[0], answer[2]["code"], answer[2]["status"]) == (status, code, status)
+    assert answer[1]["content-type"] == "application/problem+json"
+    assert answer[1]["x-request-id"] == answer[2]["request_id"]
+
+
+def test_a_whole_request_is_answered_and_the_connection_stays(server: Server) -> None:
+    with server.connect() as connection:
+        for _ in range(3):
+            connection.sendall(WHOLE)
+            status, headers, document = read_answer(connection)
+            assert (status, document["model"]) == (200, "tiny")
+            assert "server" not in headers
+
+
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"".join(WHOLE.replace(b"Host: x", b"X-Request-ID: r%d" % i) for i in range(5)))
+        text = b""
+        while text.count(b"HTTP/1.1 200") < 5 or not text.endswith(b"]}"):
+            text += connection.recv(65536)
+        assert [int(i) for i in re.findall(rb"x-request-id: r(\d)", text)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /sco", POST, POST + b"X-Slow: "])
+def test_a_head_that_does_not_arrive_is_a_408(server: Server, sent: bytes) -> None:
+    began = time.monotonic()
+    with server.connect() as connection:
+        connection.sendall(sent)
+        answer = read_answer(connection)
+        assert connection.recv(1) == b""
+    check_refusal(answer, 408, "request_timeout")
+    assert time.monotonic() - began >= HEAD_SECONDS
+
+
+def test_a_body_that_does_not_arrive_is_a_408(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(POST + b"Content-Length: 100\r\n\r\n{")
+        answer = read_answer(connection)
+        assert connection.recv(1) == b""
+    check_refusal(answer, 408, "request_timeout")
+
+
+def test_a_drop_at_a_time_does_not_buy_more_time(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(POST + b"Content-Length: 100000\r\n\r\n")
+        connection.settimeout(0.1)
+        text = b""
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            try:
+                connection.sendall(b" ")
+                text += connection.recv(65536)
+                break
+            except TimeoutError:
+                continue
+        assert b" 408 " in text
+
+
+def test_an_idle_connection_between_requests_may_wait(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(WHOLE)
+        assert read_answer(connection)[0] == 200
+        connection.settimeout(HEAD_SECONDS + 1.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(DEADLINE)
+        connection.sendall(WHOLE)
+        assert read_answer(connection)[0] == 200
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_head_that_is_too_large_is_a_431(server: Server, ends: bool) -> None:
+    flood = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 100) for i in range(400))
+    check_refusal(server.ask(POST + flood + (b"Content-Length: 0\r\n\r\n" if ends else b"")), 431, "head_too_large")
+    check_refusal(server.ask(b"GET /" + b"a" * 40_000 + (b" HTTP/1.1\r\n\r\n" if ends else b"")), 431, "head_too_large")
+
+
+def test_a_head_just_small_enough_passes(server: Server) -> None:
+    filler = b"X-Filler: " + b"a" * 30_000 + b"\r\n"
+    assert server.ask(POST + filler + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)[0] == 200
+    large = b'{"records": [' + b"{}," * 20_000 + b"{}]}"
+    assert server.ask(POST + b"Content-Length: %d\r\n\r\n" % len(large) + large)[0] == 413  # by records, not by its head
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server) -> None:
+    check_refusal(server.ask(POST + b"Content-Length: 100001\r\n\r\n"), 413, "body_too_large")
+    with server.connect() as connection:
+        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(11):
+            connection.sendall(b"2710\r\n" + b" " * 10_000 + b"\r\n")
+        check_refusal(read_answer(connection), 413, "body_too_large")
+
+
+def test_chunked_bodies_are_answered(server: Server) -> None:
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\n\r\n"
+    assert server.ask(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)[0] == 200
+
+
+def test_100_continue_is_sent_only_for_bodies_that_are_wanted(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(BODY)
+        assert read_answer(connection)[0] == 200
+    check_refusal(server.ask(POST + b"Expect: 100-continue\r\nContent-Length: 100001\r\n\r\n"), 413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"POST /score HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /score HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nX Y: z\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+    ],
+)
+def test_what_is_no_http_is_a_400(server: Server, sent: bytes) -> None:
+    check_refusal(server.ask(sent), 400, "invalid_http")
+
+
+def test_clients_that_vanish_leave_nothing_behind(server: Server) -> None:
+    for cut in range(0, len(WHOLE), 7):
+        with server.connect() as connection:
+            connection.sendall(WHOLE[:cut])
+    end = time.monotonic() + DEADLINE
+    descriptors = Path(f"/proc/{server.process.pid}/fd")
+    while len(list(descriptors.iterdir())) > 40 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(list(descriptors.iterdir())) <= 40
+    assert server.ask(WHOLE)[0] == 200
+
+
+def test_a_signal_ends_the_process_in_order_and_loses_nothing(bundle_dir: Path) -> None:
+    with serving(bundle_dir) as server, server.connect() as connection, server.connect() as idle:
+        connection.sendall(WHOLE[:-1])
+        assert server.ask(b"GET /health HTTP/1.1\r\n\r\n")[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert idle.recv(1) == b""
+        connection.sendall(WHOLE[-1:])
+        status, headers, _ = read_answer(connection)
+        assert (status, headers["connection"]) == (200, "close")
+        assert server.process.wait(DEADLINE) in (0, -signal.SIGTERM)
+
+
+def test_several_workers_serve_on_one_port(bundle_dir: Path) -> None:
+    with serving(bundle_dir, "--workers", "2") as server:
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            with suppress(ConnectionRefusedError):  # the port is bound; the workers listen when they are ready
+                assert server.ask(WHOLE)[0] == 200
+                break
+            time.sleep(0.05)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(DEADLINE) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_keeps_it_from_starting_is_told_without_a_traceback(bundle_dir: Path, workers: str) -> None:
+    command = [sys.executable, "-m", "service", "serve", "--models-dir", str(bundle_dir), "--workers", workers]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = subprocess.run([*command, "--port", port], capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert (ended.returncode, "address already in use" in ended.stderr.lower(), "Traceback" in ended.stderr) == (2, True, False)
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="this machine has an NVIDIA GPU")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_without_a_gpu_asking_for_one_is_an_error_at_start(bundle_dir: Path, workers: str) -> None:
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--models-dir", str(bundle_dir), "--workers", workers]
+    environment = {**os.environ, "ANOMALY_PROVIDER": "cuda"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert (ended.returncode, "provider cuda" in ended.stderr, "Traceback" in ended.stderr) == (2, True, False)
+
+
+def test_the_plain_uvicorn_command_serves_the_same_application(bundle_dir: Path) -> None:
+    environment = {**os.environ, "ANOMALY_PROVIDER": "cpu", "ANOMALY_MODELS_DIR": str(bundle_dir)}
+    command = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app", "--port", "0", "--no-use-colors"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            port = next(found[1] for line in process.stderr if (found := re.search(r"running on http://127.0.0.1:(\d+)", line)))
+            assert Server(process, int(port)).ask(WHOLE)[0] == 200
+        finally:
+            process.kill()

@@ -1,0 +1,74 @@
+"""What Prometheus sees."""
+
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import Histogram
+from tests.service.client import Client
+from tests.service.conftest import Serve
+from tests.service.tiny_bundle import GOOD, ODD
+
+
+def samples(client: Client) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def value(client: Client, name: str, **labels: str) -> float:
+    return samples(client)[name, frozenset(labels.items())]
+
+
+def test_records_scores_and_requests_are_counted(serve: Serve) -> None:
+    client = serve()
+    client.score({"records": [GOOD, ODD, GOOD]})
+    client.score({"columns": {"amount": [1.0]}})
+    client.post("/score", content=b"x")
+    client.get("/no/such/path")
+    client.request("BREW", "/score")
+    model = {"model": "tiny", "version": client.app.registry.default().version}
+    assert value(client, "anomaly_records_total", outcome="normal", **model) == 3
+    assert value(client, "anomaly_records_total", outcome="anomaly", **model) == 1
+    assert value(client, "anomaly_score_count", **model) == 4
+    assert value(client, "anomaly_p_value_bucket", le="0.005", **model) == 1
+    assert value(client, "anomaly_warnings_total", code="unknown_category", **model) == 1
+    assert value(client, "anomaly_request_seconds_count", stage="inference") == 2
+    assert value(client, "anomaly_requests_total", route="/score", method="POST", status="200") == 2
+    assert value(client, "anomaly_requests_total", route="/score", method="POST", status="400") == 1
+    assert value(client, "anomaly_requests_total", route="other", method="GET", status="404") == 1
+    assert value(client, "anomaly_requests_total", route="/score", method="OTHER", status="405") == 1
+    assert value(client, "anomaly_errors_total", code="invalid_json") == 1
+    assert value(client, "anomaly_reloads_total", model="tiny", result="loaded") == 1
+    assert value(client, "anomaly_queue_rows") == 0
+    info = {**model, "score_kind": "reconstruction", "provider": "CPUExecutionProvider"}
+    assert value(client, "anomaly_model_info", **info) == 1
+
+
+def test_labels_do_not_grow_with_what_clients_send(serve: Serve) -> None:
+    client = serve()
+
+    def series() -> set[tuple[str, frozenset[tuple[str, str]]]]:
+        return set(samples(client))
+
+    def ask(i: int) -> None:
+        client.get(f"/path-{i}")
+        client.post(f"/models/m{i}/score", json={"records": [{}]})
+        client.get(f"/models/m{i}")
+        client.request(f"M{i}", "/score")
+        client.post("/score", json={"records": [{f"feature-{i}": i}]})
+
+    ask(0)
+    client.get("/metrics")
+    before = series()
+    for i in range(1, 30):
+        ask(i)
+    assert series() - before == set()
+
+
+def test_a_histogram_counts_as_prometheus_does() -> None:
+    values = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 9.0])
+    one, many = Histogram((1.0, 2.0)), Histogram((1.0, 2.0))
+    for number in values:
+        one.observe(float(number))
+    many.observe_all(values)
+    assert one.buckets() == many.buckets() == [("1", 3), ("2", 5), ("+Inf", 6)]
+    assert one.sum == many.sum == values.sum()

@@ -1,0 +1,106 @@
+"""A permit is tried, never awaited; and given back whatever happens."""
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from service.limits import ClientGoneError, Permits, read_body
+from service.records import Batch
+from service.scoring import estimate_rows
+from tests.service.client import check_problem, until
+from tests.service.conftest import Serve
+from tests.service.tiny_bundle import GOOD, NUMBERS, publish
+
+LARGE = {"records": [GOOD] * 500}
+
+
+def test_a_full_queue_is_a_429_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(queue_rows=600)
+    go = threading.Event()
+    reader = client.app.registry.default().reader
+    real = reader.read
+
+    def wait(body: bytes) -> Batch:
+        if len(body) > client.app.settings.inline_bytes:
+            go.wait(20)
+        return real(body)
+
+    monkeypatch.setattr(reader, "read", wait)
+
+    async def overload() -> None:
+        first = asyncio.create_task(client.http.post("/score", json=LARGE))
+        await until(lambda: client.app.scoring.permits.taken)
+        refused = await client.http.post("/score", json=LARGE)
+        check_problem(refused, 429, "queue_full")
+        assert refused.headers["retry-after"] == "1"
+        assert (await client.http.get("/health")).status_code == 200
+        assert (await client.http.post("/score", json={"records": [GOOD]})).status_code == 200  # small: needs no queue
+        go.set()
+        assert (await first).status_code == 200
+
+    client.run(overload())
+    assert client.app.scoring.permits.taken == 0
+    assert client.post("/score", json=LARGE).status_code == 200
+
+
+def test_a_client_that_goes_away_leaves_no_permit(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve()
+
+    async def go_away() -> None:
+        sending = asyncio.create_task(client.http.post("/score", json=LARGE))
+        await until(lambda: client.app.scoring.permits.taken or sending.done())
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        await until(lambda: not client.app.scoring.permits.taken)
+
+    client.run(go_away())
+
+
+def test_a_failing_model_leaves_no_permit(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve()
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(client.app.registry.default().detector, "score", fail)
+        check_problem(client.post("/score", json=LARGE), 500, "internal_error")
+    assert client.app.scoring.permits.taken == 0
+    assert client.post("/score", json=LARGE).status_code == 200
+
+
+def test_permits_let_one_request_of_any_size_in() -> None:
+    permits = Permits(10)
+    permits.take(1000)
+    with pytest.raises(Exception, match="1000 rows are waiting"):
+        permits.take(1)
+    permits.give_back(1000)
+    permits.take(6)
+    permits.take(4)
+
+
+def test_rows_are_estimated_well_enough() -> None:
+    width = 8
+    for n in (1, 10, 500):
+        body = json.dumps({"records": [GOOD] * n}).encode()
+        assert n / 2 <= estimate_rows(body, width, False) <= 2 * n + 1
+        body = json.dumps({"columns": {name: [value] * n for name, value in GOOD.items()}}).encode()
+        assert n / 2 - 1 <= estimate_rows(body, width, False) <= 2 * n + 1
+
+
+def test_a_body_that_breaks_off_is_nobodys_request() -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(ClientGoneError):
+        asyncio.run(read_body({"body": b"{", "more_body": True}, receive, 100))
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_models_of_few_features_are_estimated_too(serve: Serve, tmp_path: Any, width: int) -> None:
+    publish(tmp_path, features=NUMBERS[:width])
+    client = serve(models_dir=tmp_path)
+    assert client.post("/score", json={"records": [{"f0": 1.0}] * 5000}).status_code == 200

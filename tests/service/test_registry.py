@@ -1,0 +1,153 @@
+"""Models come, change and go wrong, and the service goes on."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import promotion
+from service.manifest import BundleError, current_version
+from tests.service.client import check_problem, until
+from tests.service.conftest import Serve
+from tests.service.tiny_bundle import GOOD, NUMBERS, point, publish
+
+OLD, NEW = "20260101T000000Z-000001", "20260102T000000Z-000002"
+BODY = {"records": [GOOD]}
+ADMIN = {"x-api-key": "root"}
+
+
+@pytest.fixture
+def admin(serve: Serve, models_dir: Path) -> Any:
+    return serve(models_dir=models_dir, admin_keys=("root",))
+
+
+def reload(client: Any, name: str = "tiny") -> Any:
+    return client.post(f"/models/{name}/reload", headers=ADMIN)
+
+
+def test_a_reload_takes_up_a_new_version(admin: Any, models_dir: Path) -> None:
+    before = admin.score(BODY)
+    publish(models_dir, version=NEW, scale=2.0)
+    assert admin.score(BODY)["version"] == OLD
+    assert reload(admin).json() == {"name": "tiny", "version": NEW}
+    after = admin.score(BODY)
+    assert after["version"] == NEW
+    assert after["results"][0]["score"] == pytest.approx(2 * before["results"][0]["score"])
+    assert admin.score(BODY, f"/models/tiny/versions/{OLD}/score") == before
+    assert admin.get("/models/tiny").json()["versions"] == [OLD, NEW]
+
+
+def test_polling_takes_up_a_new_version(serve: Serve, models_dir: Path) -> None:
+    client = serve(models_dir=models_dir, reload_seconds=0.01)
+    publish(models_dir, version=NEW)
+
+    client.run(until(lambda: client.app.registry.default().version == NEW))
+    assert client.score(BODY)["version"] == NEW
+
+
+def test_a_model_published_later_makes_the_service_ready(serve: Serve, tmp_path: Path) -> None:
+    client = serve(models_dir=tmp_path / "later")
+    assert client.get("/health").status_code == 503
+    publish(tmp_path / "later")
+    client.run(client.app.registry.refresh())
+    assert client.score(BODY)["version"] == OLD
+
+
+def damage(folder: Path, file: str) -> None:
+    content = bytearray((folder / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / file).write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["scorer.onnx", "encoder.onnx", "report.html", "manifest.json"])
+def test_a_damaged_bundle_is_refused_and_the_old_one_serves_on(admin: Any, models_dir: Path, file: str) -> None:
+    before = admin.score(BODY)
+    folder = publish(models_dir, version=NEW)
+    if file == "manifest.json":
+        (folder / file).write_bytes((folder / file).read_bytes()[:-100])
+    else:
+        damage(folder, file)
+    document = check_problem(reload(admin), 409, "bundle_refused")
+    assert file in document["detail"]
+    assert admin.score(BODY) == before
+    assert admin.get("/health").json()["refused"] == ["tiny"]
+    assert 'anomaly_reloads_total{model="tiny",result="refused"} 1.0' in admin.get("/metrics").text
+    check_problem(admin.post(f"/models/tiny/versions/{NEW}/score", json=BODY), 503, "not_ready")
+
+
+def test_a_refused_version_is_not_tried_again_until_current_is_written_again(admin: Any, models_dir: Path) -> None:
+    damage(publish(models_dir, version=NEW), "scorer.onnx")
+    refresh = admin.app.registry.refresh
+    for _ in range(3):
+        admin.run(refresh())
+    assert admin.app.metrics.reloads["tiny", "refused"] == 1
+    point(models_dir, "tiny", OLD)
+    admin.run(refresh())
+    assert admin.get("/health").json()["refused"] == []
+
+
+def test_a_bundle_of_another_model_is_refused(admin: Any, models_dir: Path, tmp_path: Path) -> None:
+    other = publish(tmp_path / "other", "other", NEW)
+    shutil.copytree(other, models_dir / "tiny" / NEW)
+    point(models_dir, "tiny", NEW)
+    assert "another model" in check_problem(reload(admin), 409, "bundle_refused")["detail"]
+
+
+def test_a_current_that_leads_elsewhere_is_refused(admin: Any, models_dir: Path) -> None:
+    for text in ("../../etc", "", "no-such-version", "a\nb"):
+        (models_dir / "tiny" / "CURRENT").write_text(text)
+        check_problem(reload(admin), 409, "bundle_refused")
+    assert admin.score(BODY)["version"] == OLD
+
+
+def test_several_models_need_a_default(serve: Serve, tmp_path: Path) -> None:
+    publish(tmp_path, "one")
+    publish(tmp_path, "two", features=NUMBERS)
+    client = serve(models_dir=tmp_path)
+    assert "ANOMALY_MODEL" in check_problem(client.post("/score", json=BODY), 404, "no_default_model")["detail"]
+    assert client.score({"records": [{"f0": 1}]}, "/models/two/score")["model"] == "two"
+    chosen = serve(models_dir=tmp_path, model="one")
+    assert chosen.score(BODY)["model"] == "one"
+    assert [(m["name"], m["default"]) for m in chosen.get("/models").json()["models"]] == [("one", True), ("two", False)]
+    missing = serve(models_dir=tmp_path, model="three")
+    check_problem(missing.post("/score", json=BODY), 503, "not_ready")
+
+
+def test_few_versions_stay_loaded(serve: Serve, models_dir: Path) -> None:
+    versions = [f"2026010{day}T000000Z-000001" for day in range(2, 7)]
+    for version in versions:
+        publish(models_dir, version=version, current=False)
+    client = serve(models_dir=models_dir, cached_versions=2)
+    for version in [*versions, versions[0]]:
+        assert client.score(BODY, f"/models/tiny/versions/{version}/score")["version"] == version
+    assert len(client.app.metrics.models) == 3
+
+
+def test_a_request_under_way_keeps_its_version(admin: Any, models_dir: Path) -> None:
+    live = admin.app.registry.default()
+    publish(models_dir, version=NEW, scale=2.0)
+    reload(admin)
+    answer = live.detector.score(live.reader.read(b'{"records":[{}]}').x)
+    assert float(answer.score[0]) == 4.0
+
+
+def test_promote_and_rollback(models_dir: Path) -> None:
+    publish(models_dir, version=NEW)
+    assert promotion.rollback(models_dir, "tiny") == OLD
+    assert current_version(models_dir, "tiny") == OLD
+    promotion.promote(models_dir, "tiny", NEW)
+    assert current_version(models_dir, "tiny") == NEW
+    promotion.rollback(models_dir, "tiny")
+    for call in (
+        lambda: promotion.rollback(models_dir, "tiny"),
+        lambda: promotion.promote(models_dir, "tiny", "20260103T000000Z-000003"),
+        lambda: promotion.promote(models_dir, "tiny", "../tiny"),
+    ):
+        with pytest.raises(BundleError):
+            call()
+    damage(models_dir / "tiny" / NEW, "scorer.onnx")
+    with pytest.raises(BundleError, match="not the bytes"):
+        promotion.promote(models_dir, "tiny", NEW)
+    assert current_version(models_dir, "tiny") == OLD
+    assert [path.name for path in (models_dir / "tiny").glob(".*")] == []

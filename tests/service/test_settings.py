@@ -1,0 +1,93 @@
+"""Settings come from the environment, when asked, and say what is wrong with them."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, table, variable
+
+
+def test_defaults_and_values() -> None:
+    assert Settings.read({}) == Settings()
+    read = Settings.read(
+        {
+            "ANOMALY_PORT": "9000",
+            "ANOMALY_API_KEYS": " a, b,",
+            "ANOMALY_MODELS_DIR": "/m",
+            "ANOMALY_PROVIDER": "CPU",
+            "ANOMALY_MODEL": "",
+        }
+    )
+    assert (read.port, read.api_keys, read.models_dir, read.provider, read.model) == (9000, ("a", "b"), Path("/m"), "cpu", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "\u0663"),
+        ("WORKERS", "0"),
+        ("PROVIDER", "gpu"),
+        ("LOG_FORMAT", "xml"),
+        ("RELOAD_SECONDS", "soon"),
+        ("RELOAD_SECONDS", "-1"),
+        ("RELOAD_SECONDS", "nan"),
+        ("MAX_BODY_BYTES", "1e6"),
+        ("METRICS_NEED_KEY", "maybe"),
+        ("MODLE", "x"),
+    ],
+)
+def test_a_bad_value_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"ANOMALY_{name}"):
+        Settings.read({f"ANOMALY_{name}": value})
+
+
+def test_every_setting_is_explained() -> None:
+    rows = {name: (default, meaning) for name, default, meaning in table()}
+    assert list(rows) == [variable(field) for field in fields(Settings)]
+    assert all(meaning for _, meaning in rows.values())
+    named = {
+        "MODELS_DIR",
+        "MODEL",
+        "HOST",
+        "PORT",
+        "WORKERS",
+        "PROVIDER",
+        "API_KEYS",
+        "ADMIN_KEYS",
+        "API_KEYS_FILE",
+        "ADMIN_KEYS_FILE",
+    }
+    named |= {"MAX_BODY_BYTES", "MAX_RECORDS", "QUEUE_ROWS", "RELOAD_SECONDS", "LOG_FORMAT"}
+    assert {f"ANOMALY_{name}" for name in named} <= rows.keys()
+
+
+LINKS = {
+    "ANOMALY_PORT": "tcp://10.0.0.1:8000",
+    "ANOMALY_SERVICE_HOST": "10.0.0.1",
+    "ANOMALY_SERVICE_PORT": "8000",
+    "ANOMALY_SERVICE_PORT_HTTP": "8000",
+    "ANOMALY_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "ANOMALY_PORT_8000_TCP_PROTO": "tcp",
+    "ANOMALY_PORT_8000_TCP_PORT": "8000",
+    "ANOMALY_PORT_8000_TCP_ADDR": "fd00::1",
+    "ANOMALY_CANARY_PORT": "tcp://10.0.0.2:8000",
+    "ANOMALY_CANARY_SERVICE_HOST": "10.0.0.2",
+}
+
+
+def test_what_kubernetes_sets_for_a_service_of_this_name_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    assert Settings.read({**LINKS, "ANOMALY_WORKERS": "2"}) == Settings(workers=2)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "tcp:8000"), ("SERVICE_HOST", "http://x"), ("SERVICE", "10.0.0.1"), ("PORTS", "tcp://10.0.0.1:1")],
+)
+def test_what_only_looks_like_it_is_not(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"ANOMALY_{name}"):
+        Settings.read({f"ANOMALY_{name}": value})

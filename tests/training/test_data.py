@@ -1,0 +1,343 @@
+import gzip
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.encoding import encode_text
+from service.manifest import Dropped, Feature
+from service.tables import TableError, open_table
+from training import kinds as kinds_module
+from training.data import read_dataset, read_for_evaluation, split
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(columns, name="table.csv"):
+        path = tmp_path / name
+        lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write
+
+
+def refused(path, **options):
+    with pytest.raises(TableError) as caught:
+        read_dataset(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(path), "FILE")
+
+
+def only(path, **options):
+    """The one feature of a table whose other column is `n`."""
+    dataset = read_dataset(path, **options)
+    (feature,) = (feature for feature in dataset.features if feature.name != "n")
+    return feature
+
+
+N = [0.5, 1.5, 2.5, 3.5]
+
+
+class TestKinds:
+    @pytest.mark.parametrize(
+        ("cells", "feature"),
+        [
+            ([1, 2, "", 4], Feature(name="a", kind="numeric", integer=True, low=1, high=4, missing_rate=0.25)),
+            ([1, 2.5, " 3", "NA"], Feature(name="a", kind="numeric", low=1, high=3, missing_rate=0.25)),
+            ([0, 1, 1, 0], Feature(name="a", kind="numeric", integer=True, low=0, high=1)),
+            (["x", "y", "y", "z"], Feature(name="a", kind="categorical", categories=("y", "x", "z"))),
+            (["x", "", "null", "y"], Feature(name="a", kind="categorical", categories=("x", "y"), missing_rate=0.5)),
+            (["12", "A3", "B4", "12"], Feature(name="a", kind="categorical", categories=("12", "A3", "B4"))),
+            (["yes", "no", "", "No"], Feature(name="a", kind="boolean", missing_rate=0.25)),
+            (["True", "False", "True", "1"], Feature(name="a", kind="boolean")),
+            (
+                ["2026-11-23", "", "23.11.2026 14:05", "2026-11-24T00:00:00Z"],
+                Feature(name="a", kind="datetime", missing_rate=0.25),
+            ),
+            (["Y", "", "", "Y"], Feature(name="a", kind="boolean", missing_rate=0.5)),
+        ],
+    )
+    def test_inferred(self, table, cells, feature):
+        assert only(table({"n": N, "a": cells})) == feature
+
+    @pytest.mark.parametrize(
+        ("cells", "kind", "feature"),
+        [
+            (
+                [3, 1, 3, ""],
+                "categorical",
+                Feature(name="a", kind="categorical", integer=True, categories=(3, 1), missing_rate=0.25),
+            ),
+            (["3.0", "1", "3", 1], "categorical", Feature(name="a", kind="categorical", integer=True, categories=(1, 3))),
+            (["007", "7", "7", "7"], "categorical", Feature(name="a", kind="categorical", categories=("7", "007"))),
+            (["1.5", "x", "1.5", "x"], "categorical", Feature(name="a", kind="categorical", categories=("1.5", "x"))),
+            (["yes", "no", "no", "no"], "categorical", Feature(name="a", kind="categorical", categories=("no", "yes"))),
+            ([0, 1, "0.0", "1"], "boolean", Feature(name="a", kind="boolean")),
+        ],
+    )
+    def test_asked_for(self, table, cells, kind, feature):
+        assert only(table({"n": N, "a": cells}), kinds={"a": kind}) == feature
+
+    def test_text_with_some_numbers_first_is_still_text(self, table):
+        cells = [*range(2_000), *(f"x{i % 7}" for i in range(18_000))]
+        feature = only(table({"n": range(20_000), "a": cells}))
+        assert feature.kind == "categorical"
+        assert feature.categories[0] == "x0"
+        assert "7" in feature.categories
+
+    def test_numbers_after_few_texts_are_a_mistake_in_the_texts(self, table):
+        path = table({"n": range(20_000), "a": ["oops"] * 90 + [""] * 8_200 + list(range(11_710))})
+        assert refused(path) == "FILE, row 1 (line 2), column a: not a number; fix it or pass --categorical a"
+
+    def test_parquet_types_say_what_a_column_is(self, tmp_path):
+        columns = {
+            "whole": pa.array([1, 2, None, 4], pa.int32()),
+            "real": pa.array([1.5, float("nan"), 3.0, 4.0], pa.float32()),
+            "text": ["1", "2", "2", None],
+            "coded": pa.array(["a", "b", "b", "a"]).dictionary_encode(),
+            "flag": [True, False, None, True],
+            "time": pa.array([0, 1, 2, 3 * 10**9], pa.timestamp("ns")),
+            "empty": pa.nulls(4),
+        }
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+        dataset = read_dataset(tmp_path / "t.parquet")
+        assert (
+            dataset.features
+            == (
+                Feature(name="whole", kind="numeric", integer=True, low=1, high=4, missing_rate=0.25),
+                Feature(name="real", kind="numeric", low=1.5, high=4, missing_rate=0.25),
+                Feature(name="text", kind="categorical", categories=("2", "1"), missing_rate=0.25),
+                Feature(name="coded", kind="categorical", categories=("a", "b")),
+                Feature(name="flag", kind="boolean", missing_rate=0.25),
+                Feature(name="time", kind="datetime"),
+            )
+            or dataset.features[-1].name == "flag"
+        )
+        assert Dropped(column="empty", reason="no values") in dataset.dropped
+
+    def test_parquet_integers_as_categories(self, tmp_path):
+        pq.write_table(pa.table({"n": N, "a": [5, 3, 5, None]}), tmp_path / "t.parquet")
+        assert only(tmp_path / "t.parquet", kinds={"a": "categorical"}).categories == (5, 3)
+
+    def test_categories_beyond_the_most_frequent_are_unknown(self, table, monkeypatch):
+        monkeypatch.setattr(kinds_module, "MOST_CATEGORIES", 2)
+        path = table({"n": range(7), "a": ["b", "b", "a", "a", "a", "c", "d"]})
+        dataset = read_dataset(path)
+        assert dataset.features[1].categories == ("a", "b")
+        assert dataset.x[:, 1].tolist() == [1, 1, 0, 0, 0, 2, 2]
+        assert dataset.warnings == ("column a: 4 categories; those beyond the 2 most frequent are unknown",)
+
+
+class TestDropped:
+    def test_columns_of_no_use_are_left_out_with_the_reason(self, table):
+        rows = 300
+        columns = {
+            "n": np.arange(rows) % 7,
+            "constant": ["x"] * rows,
+            "same": [5.0] * rows,
+            "nothing": [""] * rows,
+            "id": [f"user{i}" for i in range(rows)],
+            "unwanted": np.arange(rows) % 5,
+            "sometimes": ["x", ""] * (rows // 2),
+        }
+        dataset = read_dataset(table(columns), drop=["unwanted"])
+        assert [feature.name for feature in dataset.features] == ["n", "sometimes"]
+        assert {dropped.column: dropped.reason for dropped in dataset.dropped} == {
+            "constant": "constant",
+            "same": "constant",
+            "nothing": "no values",
+            "id": "300 distinct texts in 300 rows: an identifier, or free text",
+            "unwanted": "left out by --drop",
+        }
+
+    def test_a_number_that_rises_with_the_rows_is_warned_of(self, table):
+        dataset = read_dataset(table({"n": np.arange(200) % 3, "id": range(200)}))
+        assert len(dataset.warnings) == 1
+        assert "--drop id" in dataset.warnings[0]
+
+    def test_asked_for_identifiers_stay(self, table):
+        path = table({"n": np.arange(300) % 7, "id": [f"u{i}" for i in range(300)]})
+        assert len(only(path, kinds={"id": "categorical"}).categories) == 300
+
+
+class TestRows:
+    def test_labelled_rows_are_kept_aside(self, table):
+        path = table({"a": [1, 2, 900, 3, 4], "c": ["x", "x", "odd", "y", "y"], "label": ["ok", "ok", "bad", "ok", "worse"]})
+        dataset = read_dataset(path, label="label", normal="ok")
+        assert dataset.x.tolist() == [[1, 0], [2, 0], [3, 1]]
+        assert dataset.anomalies_x.tolist() == [[900, 2], [4, 1]]  # odd was never seen among the normal
+        assert dataset.features[0].high == 3
+        assert dataset.sources == (("table.csv", hashlib.sha256(path.read_bytes()).hexdigest()),)
+
+    @pytest.mark.parametrize("normal", ["0", "0.0"])
+    def test_labels_that_are_numbers(self, table, tmp_path, normal):
+        path = table({"a": [1, 2, 3], "label": [0, 0, 1]})
+        pq.write_table(pa.table({"a": [1, 2, 3], "label": [0.0, 0.0, 1.0]}), tmp_path / "t.parquet")
+        for data in (path, tmp_path / "t.parquet"):
+            assert len(read_dataset(data, label="label", normal=normal).x) == 2
+
+    def test_folder_gz_and_mixed_formats(self, table, tmp_path):
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        table({"a": [1, 2], "b": ["x", "y"]}, "folder/1.csv")
+        (folder / "2.csv.gz").write_bytes(gzip.compress(b"b,a\ny,3\n"))
+        pq.write_table(pa.table({"a": [4], "b": ["y"]}), folder / "3.parquet")
+        for data in (folder, str(folder / "*")):
+            dataset = read_dataset(data)
+            assert dataset.x.tolist() == [[1, 1], [2, 0], [3, 0], [4, 0]]
+            assert [name for name, _ in dataset.sources] == ["1.csv", "2.csv.gz", "3.parquet"]
+
+    def test_what_trains_is_what_is_scored(self, table):
+        rng = np.random.default_rng(0)
+        path = table(
+            {"a": rng.normal(size=300), "b": rng.choice(["x", "y", ""], 300), "c": ["2026-11-23 14:05", "", "2026-01-02"] * 100}
+        )
+        dataset = read_dataset(path)
+        scored = np.concatenate([batch.x for batch in open_table(path, dataset.features)])
+        np.testing.assert_array_equal(dataset.x, scored)
+
+    def test_evaluation_reads_every_row_in_order(self, table):
+        path = table({"a": [1, 2, 900], "label": ["ok", "bad", "ok"], "more": [1, 2, 3]})
+        x, is_anomaly = read_for_evaluation(path, (Feature(name="a", kind="numeric"),), "label", "ok")
+        assert x.tolist() == [[1], [2], [900]]
+        assert is_anomaly.tolist() == [False, True, False]
+
+    def test_evaluation_needs_the_features(self, table):
+        with pytest.raises(TableError, match="no column b, which the model needs"):
+            read_for_evaluation(table({"a": [1], "label": [1]}), (Feature(name="b", kind="numeric"),), "label", "1")
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("content", "options", "message"),
+        [
+            ("", {}, "FILE: the file is empty"),
+            ("a,b\n", {}, "FILE: no rows below the header; a table of records is needed"),
+            ("a,b\n1,2\n", {}, "FILE: one row only; a model needs many more"),
+            ("a,a\n1,2\n", {}, "FILE: duplicate header: column 2 is called a as one before it; rename one of them"),
+            (
+                "a,b\n1,2\n3\n",
+                {},
+                "FILE, row 2 (line 3): 1 cells where the header has 2; put cells that hold ',' or a line's end in quotes",
+            ),
+            (
+                "a,b\n1,2\n3,inf\n",
+                {},
+                "FILE, row 2 (line 3), column b: an infinite value, or one beyond float32; correct it or leave it empty",
+            ),
+            (
+                "a,b\n1,2\n3,-1e39\n",
+                {},
+                "FILE, row 2 (line 3), column b: an infinite value, or one beyond float32; correct it or leave it empty",
+            ),
+            ("a,b\n1,2\n3,4\n", {"label": "c", "normal": "0"}, "FILE: --label c: no such column; the columns are a, b"),
+            ("a,b\n1,2\n3,4\n", {"drop": ["c"]}, "FILE: --drop c: no such column; the columns are a, b"),
+            ("a,b\n1,2\n3,4\n", {"kinds": {"c": "categorical"}}, "FILE: --categorical c: no such column; the columns are a, b"),
+            (
+                "a,b\n1,2\n3,4\n",
+                {"drop": ["a"], "kinds": {"a": "numeric"}},
+                "FILE: column a cannot be a feature and be left out; give one option for it",
+            ),
+            (
+                "a,b\n1,2\n3,4\n",
+                {"label": "b", "normal": "0"},
+                "FILE: no row whose b is 0 (--normal); normal records are what a model learns from",
+            ),
+            ("a,b\n1,0\n3,4\n", {"label": "b", "normal": "0"}, "FILE: one row of normal records only; a model needs many more"),
+            (
+                "a,b\n1,0\n3,\n4,0\n",
+                {"label": "b", "normal": "0"},
+                "FILE, row 2 (line 3), column b: no label; fill it in or remove the row",
+            ),
+            ("a,b\n1,1\n1,1\n", {}, "FILE: no column holds anything to learn from (constant); check the data"),
+            (
+                "a,b\n1,x\n2,y\n",
+                {"kinds": {"b": "numeric"}},
+                "FILE, row 1 (line 2), column b: not a number; fix it or pass --categorical b",
+            ),
+            (
+                "a,b\n1,2\n2,y\n",
+                {"kinds": {"b": "boolean"}},
+                "FILE, column b: not only true, false, yes, no, 1 and 0; use --categorical",
+            ),
+            (
+                "a,b\n1,2026-01-01\n2,x\n",
+                {"kinds": {"b": "datetime"}},
+                "FILE, row 2 (line 3), column b: not a datetime; fix it or pass --categorical b",
+            ),
+        ],
+    )
+    def test_csv(self, tmp_path, content, options, message):
+        path = tmp_path / "table.csv"
+        path.write_text(content)
+        assert refused(path, **options) == message
+
+    def test_a_stray_text_among_numbers(self, table):
+        cells = list(range(1_000))
+        cells[16] = "secret"
+        message = refused(table({"n": range(1_000), "amount": cells}))
+        assert message == "FILE, row 17 (line 18), column amount: not a number; fix it or pass --categorical amount"
+
+    def test_a_bad_cell_among_the_anomalies(self, table):
+        path = table({"a": [1, 2, "x"], "label": [0, 0, 1]})
+        message = refused(path, label="label", normal="0")
+        assert message.startswith("FILE, row 3 (line 4), column a: not a number")
+
+    def test_number_in_one_file_and_text_in_another(self, table, tmp_path):
+        for first, second in (("a", "b"), ("b", "a")):
+            table({"n": range(300), "a": range(300)}, f"{first}.csv")
+            table({"n": range(300), "a": ["x", "y", "z"] * 100}, f"{second}.csv")
+            message = refused(tmp_path)
+            assert message.startswith(f"column a: numbers in FILE/{first}.csv and text in FILE/{second}.csv; write both alike")
+            assert only(tmp_path, kinds={"a": "categorical"}).kind == "categorical"
+
+    def test_types_that_differ_between_files(self, tmp_path):
+        pq.write_table(pa.table({"n": N, "a": N}), tmp_path / "a.parquet")
+        pq.write_table(pa.table({"n": N, "a": ["x", "y", "x", "y"]}), tmp_path / "b.parquet")
+        assert refused(tmp_path).startswith("column a: numbers in FILE/a.parquet and texts in FILE/b.parquet")
+
+    def test_types_that_are_no_features(self, tmp_path):
+        pq.write_table(pa.table({"n": N, "a": [[1], [2], [3], [4]]}), tmp_path / "t.parquet")
+        assert "its type is neither number, text, boolean nor date; use --drop" in refused(tmp_path / "t.parquet")
+        assert len(read_dataset(tmp_path / "t.parquet", drop=["a"]).features) == 1
+        assert "it cannot be categorical" in refused(tmp_path / "t.parquet", drop=["a"], kinds={"n": "categorical"})
+
+
+class TestSplit:
+    @given(st.integers(16, 500), st.integers(0, 5), st.floats(0.0, 0.5), st.integers(1, 4))
+    def test_disjoint_and_even(self, n, seed, share, folds):
+        part = split(n, seed, share, folds)
+        assert part.dtype == np.int8
+        assert part.shape == (n,)
+        sizes = [int((part == fold).sum()) for fold in range(folds)]
+        held = int((part == -1).sum())
+        assert held + sum(sizes) == n
+        assert abs(held - n * share) <= 0.5
+        assert max(sizes) - min(sizes) <= 1
+        np.testing.assert_array_equal(part, split(n, seed, share, folds))
+
+    def test_another_seed_is_another_split(self):
+        assert (split(100, 0, 0.2, 4) != split(100, 1, 0.2, 4)).any()
+
+    @pytest.mark.parametrize(("n", "share", "folds"), [(1, 0.2, 1), (8, 0.2, 4), (7, 0, 4), (0, 0.2, 1)])
+    def test_too_few(self, n, share, folds):
+        with pytest.raises(TableError, match=f"{n} normal rows are too few"):
+            split(n, 0, share, folds)
+
+
+@given(st.lists(st.sampled_from(["1", "2.5", "x", "", "NA", "yes", "2026-11-23"]), min_size=2, max_size=30))
+def test_whatever_is_understood_is_encoded_without_an_error(tmp_path_factory, cells):
+    from arro3.core import Array, DataType
+
+    path = tmp_path_factory.mktemp("any") / "table.csv"
+    path.write_text("n,a\n" + "".join(f"{i},{cell}\n" for i, cell in enumerate(cells)))
+    dataset = read_dataset(path)
+    assert dataset.x.shape[0] == len(cells)
+    for feature in dataset.features[1:]:
+        assert encode_text(feature, Array(cells, DataType.string()))[1] == []

@@ -1,0 +1,90 @@
+"""A crash at any moment of publishing leaves the old version or the new one, whole."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service.manifest import CURRENT, current_version, list_versions, read_bundle
+from training.publish import publish, stage
+
+
+@pytest.fixture
+def bundles(bundle):
+    """Two bundles of one model that differ in a warning."""
+    other = bundle.manifest.model_copy(update={"warnings": ("another",)})
+    return bundle, stage(other, bundle.files)
+
+
+def whole(models: Path, name: str) -> list[str]:
+    """The versions that are there; each must verify, and CURRENT must name one of them."""
+    versions = list_versions(models, name)
+    for version in versions:
+        read_bundle(models / name / version)
+    if (models / name / CURRENT).exists():
+        assert current_version(models, name) in versions
+    return versions
+
+
+def test_published_is_what_was_staged(bundles, tmp_path):
+    first, second = bundles
+    assert publish(first, tmp_path) == tmp_path / first.manifest.name / first.version
+    assert publish(second, tmp_path).name == current_version(tmp_path, first.manifest.name) == second.version
+    assert read_bundle(tmp_path / first.manifest.name / first.version) == first
+    assert sorted(p.name for p in (tmp_path / first.manifest.name).iterdir()) == sorted([CURRENT, first.version, second.version])
+
+
+def test_publishing_twice_is_publishing_once(bundles, tmp_path):
+    first, second = bundles
+    where = publish(first, tmp_path)
+    publish(second, tmp_path)
+    assert publish(stage(first.manifest, first.files), tmp_path) == where
+    assert current_version(tmp_path, first.manifest.name) == first.version
+    assert len(whole(tmp_path, first.manifest.name)) == 2
+
+
+def test_a_damaged_version_of_the_same_content_is_not_taken_for_it(bundles, tmp_path):
+    first, _ = bundles
+    where = publish(first, tmp_path)
+    (where / "report.html").write_text("damaged")
+    again = stage(first.manifest, first.files)
+    if again.version == first.version:  # the same second: the name is taken
+        again = type(again)("29990101T000000Z-" + first.version.rpartition("-")[2], again.manifest, again.files)
+    assert publish(again, tmp_path) != where
+    read_bundle(tmp_path / first.manifest.name / current_version(tmp_path, first.manifest.name))
+
+
+CALLS = ("os.fsync", "os.open", "pathlib.Path.rename", "pathlib.Path.replace", "pathlib.Path.chmod", "os.fchmod")
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk full", "interrupted"])
+def test_whichever_call_fails_the_old_version_stays_and_a_rerun_succeeds(bundles, tmp_path, monkeypatch, call, kind):
+    first, second = bundles
+    publish(first, tmp_path)
+    owner, name = (os, call[3:]) if call.startswith("os.") else (Path, call.rpartition(".")[2])
+    real, tried = getattr(owner, name), 0
+    for failing in range(1, 20):
+        tried = 0
+
+        def faulty(*args, failing=failing, **kwargs):
+            nonlocal tried
+            tried += 1
+            if tried == failing:
+                raise kind
+            return real(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, faulty)
+            try:
+                publish(second, tmp_path)
+            except (OSError, KeyboardInterrupt):
+                assert whole(tmp_path, first.manifest.name)[0] == min(first.version, second.version)
+                leftovers = [p.name for p in (tmp_path / first.manifest.name).iterdir() if p.name.startswith(".")]
+                assert not leftovers
+            else:
+                assert tried < failing  # every place was tried
+                break
+    assert tried > 0
+    publish(second, tmp_path)
+    assert current_version(tmp_path, first.manifest.name) == second.version
