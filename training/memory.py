@@ -47,6 +47,8 @@ class View(nn.Module):
         else:
             size = there.nan_to_num(-torch.inf).amax(0) - there.nan_to_num(torch.inf).amin(0)
         self.size[:reals] = torch.where(size > 0, size, 1.0).float()
+        # whether a value is missing is the nets' matter: by chance it differs between any two records, and would drown the rest
+        self.size[reals + preprocessing.booleans : reals + preprocessing.bits] = torch.inf
         self.centre.copy_((self._values(slots.y) * slots.seen).sum(0) / slots.seen.sum(0).clamp(min=1))
 
     def forward(self, y: Tensor) -> Tensor:

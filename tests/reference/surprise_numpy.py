@@ -44,7 +44,7 @@ def distance_parts(filled, counts, fitted, memory):
     parts = np.zeros(memory["ownership"].shape[1])
     for i in nearest:
         gap = gaps[i] * counts
-        parts += weight[i] / np.sqrt(gap.sum()) / len(nearest) * gap @ memory["ownership"]
+        parts += weight[i] / max(np.sqrt(gap.sum()), 1e-12) / len(nearest) * gap @ memory["ownership"]
     return parts
 
 
