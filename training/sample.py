@@ -21,7 +21,7 @@ from service.manifest import BundleError, Feature, Manifest, check_name, current
 from service.session import load
 from service.sources import TableError
 from training.elbo import LOGIT_LIMIT
-from training.preprocessing import LEVELS
+from training.preprocessing import LEVELS, PERIODS
 
 BATCH = 1_024  # records at a time
 YEAR = 2025  # a datetime has no year in the model
@@ -68,6 +68,8 @@ def draw(manifest: Manifest, session: Any, rows: int, rng: np.random.Generator) 
     bits = sum(feature.kind == "boolean" for feature in manifest.features) + sum(map(_may_lack, manifest.features))
     width = bits + sum(_levels(feature) for feature in manifest.features)
     names = [feature.name for feature in manifest.features]
+    period = np.concatenate([PERIODS if feature.kind == "datetime" else [0.0] for feature in manifest.features])
+    clock, half = period > 0, period[period > 0] / 2
     for start in range(0, rows, BATCH):
         n = min(BATCH, rows - start)
         z = rng.standard_normal((n, manifest.latent), dtype=np.float32)
@@ -76,6 +78,8 @@ def draw(manifest: Manifest, session: Any, rows: int, rng: np.random.Generator) 
             raise BundleError(f"{GRAPH} does not fit the manifest's features; fit the model again")
         net = rng.integers(nets, size=n)
         expected, deviation, logits = (part.reshape(n, nets, -1)[np.arange(n), net].astype(np.float64) for part in told)
+        # A deviation is half of what lies between two places on a clock: the short way around, not the one past midnight.
+        deviation[:, clock] -= half * np.rint(deviation[:, clock] / half)
         x = expected + deviation * rng.standard_normal(expected.shape)
         bounded = LOGIT_LIMIT * np.tanh(logits / LOGIT_LIMIT)
         yield RecordBatch.from_arrays(_columns(manifest.features, x, bounded, rng), names=names)

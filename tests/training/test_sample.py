@@ -113,6 +113,17 @@ def test_a_datetime_has_the_hour_weekday_and_month_of_the_model():
     assert len(set(texts)) > 4  # any day that fits
 
 
+def test_a_time_about_midnight_or_monday_stays_there_whatever_way_round_its_deviation_was_taken():
+    decoder = Decoder()
+    decoder.logits[:] = -SURE
+    decoder.expected[0, [4, 5, 12, 13]] = 0.05, 0.01, 23.95, 6.99
+    decoder.deviation[0, [4, 5, 12, 13]] = -11.8, 3.45, 11.8, -3.45  # half of 0.1 less 23.7 hours, of 0.05 plus 6.85 days
+    hour, weekday, _ = datetimes.columns(datetimes.parse(drawn(decoder, rows=1_000)["time"])).T
+    away = np.minimum(hour, 24 - hour)
+    assert 0.05 < away.mean() < 0.5
+    assert set(weekday) == {0}
+
+
 def test_every_weekday_of_every_month_is_found():
     hour, weekday, month = np.meshgrid([0.0, 11.999], np.arange(7), np.arange(1, 13), indexing="ij")
     parts = np.stack([hour.ravel(), weekday.ravel(), month.ravel()], axis=1)
