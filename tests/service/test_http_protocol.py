@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.service import gpu
 from tests.service.tiny_bundle import GOOD
 
 BODY = json.dumps({"records": [GOOD]}).encode()
@@ -256,7 +257,7 @@ def test_what_keeps_it_from_starting_is_told_without_a_traceback(bundle_dir: Pat
     assert (ended.returncode, "address already in use" in ended.stderr.lower(), "Traceback" in ended.stderr) == (2, True, False)
 
 
-@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="this machine has an NVIDIA GPU")
+@gpu.absent
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_without_a_gpu_asking_for_one_is_an_error_at_start(bundle_dir: Path, workers: str) -> None:
     command = [sys.executable, "-m", "service", "serve", "--port", "0", "--models-dir", str(bundle_dir), "--workers", workers]

@@ -1,33 +1,20 @@
 """Providers: only what the loaded session says counts."""
 
-import ctypes
-
 import numpy as np
 import pytest
 
 from service.detector import Detector
 from service.manifest import BundleError
 from service.session import CPU, CUDA, Session, load
+from tests.service import gpu
 
 
-def gpu() -> bool:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-needs_gpu = pytest.mark.skipif(not gpu(), reason="no NVIDIA driver (libcuda.so.1) on this machine")
-no_gpu = pytest.mark.skipif(gpu(), reason="this machine has an NVIDIA driver")
-
-
-@no_gpu
+@gpu.absent
 def test_auto_takes_the_cpu_where_there_is_no_gpu(bundle):
     assert Detector(bundle, "auto").provider == CPU
 
 
-@no_gpu
+@gpu.absent
 def test_cuda_is_refused_where_there_is_no_gpu(bundle):
     with pytest.raises(BundleError, match="provider cuda"):
         Detector(bundle, "cuda")
@@ -59,7 +46,7 @@ def test_no_rows_have_no_answers(bundle):
 
 
 @pytest.mark.gpu
-@needs_gpu
+@gpu.needed
 def test_auto_takes_the_gpu_and_its_scores_are_those_of_the_cpu(bundle):
     x = np.array([golden.x for golden in bundle.manifest.golden], np.float32)
     x = np.concatenate([x, np.repeat(x[:10], 300, 0)])
@@ -71,7 +58,7 @@ def test_auto_takes_the_gpu_and_its_scores_are_those_of_the_cpu(bundle):
 
 
 @pytest.mark.gpu
-@needs_gpu
+@gpu.needed
 def test_nothing_in_the_graph_falls_back_to_the_cpu(bundle, tmp_path):
     """By onnxruntime's own profile: every node runs on CUDA, but for copies at the ends."""
     import json
