@@ -103,8 +103,7 @@ def run(table: Path, config: Config, args: argparse.Namespace) -> Result:
             told = {"score": scorer(rows).score}
             if config.score == "surprise":
                 terms = scorer.terms(slots, evidence, out)
-                told |= {f"term {k}": surprise(term.sum(1, keepdim=True))
-                         for k, (surprise, term) in enumerate(zip(scorer.surprises, terms, strict=False))}  # fmt: skip
+                told |= {f"term {k}": term.value for k, term in enumerate(terms)}
             for name, value in told.items():
                 values[name] = np.append(values.get(name, np.empty(0, np.float32)), value[:, 0].numpy())
         scores = (

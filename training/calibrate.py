@@ -18,7 +18,7 @@ from training.elbo import Elbo
 from training.fit import parts_of, take
 from training.memory import Memory, View, slot_ownership
 from training.preprocessing import Preprocessing, Slots
-from training.scorer import Scorer, judge
+from training.scorer import Scorer, judge, weighed
 from training.stable import total
 from training.vae import VAE
 
@@ -38,13 +38,12 @@ def build(
     held (n, C): the records held out, which set the scale of the surprise. Where there are none, the training records judged
     without themselves do, and their answers come with the scorer: they are what calibrates it.
     """
-    scorer = Scorer(preprocessing, nets, config.score, config.net_weight).eval()
+    scorer = Scorer(preprocessing, nets, config.score, (config.net_weight, 1.0, config.wide_weight)).eval()
     with torch.no_grad():
         if config.score == "surprise":
             remember(scorer, x, config)
             if len(held):
-                every = [terms_of(scorer, part) for part in parts_of(torch.from_numpy(held), CHUNK)]
-                scorer.refer([torch.cat(parts) for parts in zip(*every, strict=True)])
+                scorer.refer(torch.cat([values_of(scorer, part) for part in parts_of(torch.from_numpy(held), CHUNK)]))
         return scorer, None if len(held) else without_themselves(scorer, x, fold)
 
 
@@ -54,8 +53,9 @@ def remember(scorer: Scorer, x: NDArray[np.float32], config: Config) -> None:
     pool = np.sort(draw.permutation(len(x))[: config.pool])
     slots, filled = gaps_filled(scorer, x[pool])
     ownership = slot_ownership(scorer.preprocessing)
-    for bend in (False, True):
-        scorer.memories.append(Memory(View(scorer.preprocessing, slots, bend), ownership, filled, config, draw))
+    for wide in (False, True):
+        view = View(scorer.preprocessing, slots, wide)
+        scorer.memories.append(Memory(view, not wide, ownership, filled, config, draw))
 
 
 def gaps_filled(scorer: Scorer, x: NDArray[np.float32]) -> tuple[Slots, Tensor]:
@@ -65,10 +65,10 @@ def gaps_filled(scorer: Scorer, x: NDArray[np.float32]) -> tuple[Slots, Tensor]:
     return slots, torch.cat([scorer.fill(part, scorer.ensemble(part)[1]) for part in parts])
 
 
-def terms_of(scorer: Scorer, x: Tensor) -> list[Tensor]:
-    """Each term (N, F) at records x (N, C)."""
+def values_of(scorer: Scorer, x: Tensor) -> Tensor:
+    """(N, T) each term's value at records x (N, C)."""
     slots = scorer.preprocessing(x)
-    return scorer.terms(slots, *scorer.ensemble(slots))
+    return torch.cat([term.value for term in scorer.terms(slots, *scorer.ensemble(slots))], 1)
 
 
 def without_themselves(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.int8]) -> Answers:
@@ -79,8 +79,8 @@ def without_themselves(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.
     evidence = Elbo(*(torch.stack(parts)[own] for parts in zip(*every, strict=True)))
     if scorer.kind == "surprise":
         scale = scorer.scale(slots)
-        terms = [evidence.error * scale, *(memory.honest(filled, slots.seen * scale) for memory in scorer.memories)]
-        scorer.refer(terms)
+        terms = [weighed(evidence, scale), *(memory.honest(filled, slots.seen * scale) for memory in scorer.memories)]
+        scorer.refer(torch.cat([term.value for term in terms], 1))
         score, contributions = scorer.join(terms)
     else:
         score, contributions = judge(scorer.kind, evidence)

@@ -49,7 +49,8 @@ class Config:
     locality: float = 0.6  # power of the radius by which distances are divided, on a large table
     locality_records: int = 200  # records at which it is half of that
     pool: int = 20_000  # records that memories are chosen from, at most
-    net_weight: float = 0.75  # of the nets' surprise in the sum with those of the memories
+    net_weight: float = 0.75  # of the nets' surprise in the sum with that of the near memory
+    wide_weight: float = 0.75  # of the wide memory's
     threads: int = 1  # of torch; fixed, since another number adds in another order, and small nets gain nothing from more
 
     def steps_for(self, records: int, slots: int) -> int:

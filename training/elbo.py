@@ -9,13 +9,15 @@ for whether a value is missing, softmax for categories. A missing value adds not
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from training.preprocessing import Preprocessing, Slots
-from training.stable import gather_up, log, total
+from training.stable import gather_up, joined, log, total
 
 LOGIT_LIMIT = 15.0  # a category is never surer than 1 - exp(-15) or so: an unknown one costs about 15 nats, not infinity
 
@@ -33,31 +35,51 @@ class Elbo(NamedTuple):
         return -(total(self.error) + total(self.floor) + self.kl)
 
 
-def elbo(preprocessing: Preprocessing, slots: Slots, out: Tensor, mu: Tensor, log_var: Tensor, sigma: float) -> Elbo:
-    """The terms for slots (N, D) that a decoder described by out (N, D), means and logits; q(z|x) has mu and log_var (N, L)."""
-    mean, bit_logit, level_logit = preprocessing.split(out)
+def elbo(preprocessing: Preprocessing, slots: Slots, outs: Sequence[Tensor], mu: Tensor, log_var: Tensor, sigma: float) -> Elbo:
+    """The terms for slots (N, D): those of one net, or the mean of k, itself a bound for the nets' mixture (Jensen).
+
+    outs: each decoder's means and logits (N, D) of p(x|z). mu, log_var: (N, k L) of q(z|x), those of the nets side by side.
+    """
+    k = len(outs)
+    split = [preprocessing.split(out) for out in outs]
+    mean, bit_logit, level_logit = (torch.cat(parts, 1) for parts in zip(*split, strict=True))
     real, bit, onehot = preprocessing.split(slots.y)
     real_seen, bit_seen, level_seen = preprocessing.split(slots.seen)
     units, floors = [], []
     if preprocessing.reals:
-        gap = real - mean
-        units.append(real_seen * (gap * gap) * (1 / (2 * sigma**2)))
+        gap = beside(real, k) - mean
+        units.append(real_seen * averaged(gap * gap, k, 1 / (2 * sigma**2)))
         floors.append(real_seen * math.log(sigma * math.sqrt(2 * math.pi)))
     if preprocessing.bits:
         logit = bounded(bit_logit)
-        units.append(bit_seen * (log(1 + torch.exp(-logit.abs())) + torch.relu(logit) - bit * logit))
+        nll = log(1 + torch.exp(-logit.abs())) + torch.relu(logit) - beside(bit, k) * logit
+        units.append(bit_seen * averaged(nll, k))
         floors.append(bit_seen * 0)
     if preprocessing.groups:
         logit = bounded(level_logit)
         there = level_seen[:, preprocessing.first_slot]
-        nll = log(torch.exp(logit) @ preprocessing.membership) - (onehot * logit) @ preprocessing.membership
+        groups = torch.as_tensor(np.kron(np.eye(k), preprocessing.membership.numpy(force=True)), dtype=logit.dtype).to(logit)
+        nll = averaged(log(torch.exp(logit) @ groups) - (beside(onehot, k) * logit) @ groups, k)
         if preprocessing.has_rare_levels:
             nll = nll + preprocessing.rare(slots.level)
         units.append(there * nll)
         floors.append(there * 0)
-    kl = 0.5 * total(mu * mu + torch.exp(log_var) - log_var - 1)
+    kl = total(mu * mu + torch.exp(log_var) - log_var - 1) * (0.5 / k)
     own = preprocessing.ownership
-    return Elbo(gather_up(torch.cat(units, 1), own), gather_up(torch.cat(floors, 1), own), kl)
+    return Elbo(gather_up(joined(units), own), gather_up(joined(floors), own), kl)
+
+
+def beside(values: Tensor, k: int) -> Tensor:
+    """(N, k W) k times (N, W), side by side."""
+    return torch.cat([values] * k, 1)
+
+
+def averaged(values: Tensor, k: int, factor: float = 1.0) -> Tensor:
+    """(N, W) the mean, times a factor, of the k tensors that stand side by side in (N, k W)."""
+    if k == 1:
+        return values * factor
+    mean = np.tile(np.eye(int(values.shape[1]) // k), (k, 1)) * (factor / k)
+    return values @ torch.as_tensor(mean, dtype=values.dtype, device=values.device)
 
 
 def bounded(logit: Tensor) -> Tensor:

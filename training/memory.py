@@ -1,10 +1,13 @@
 """A memory of training records: how far a record is from its nearest ones, feature by feature.
 
-The distance to a remembered record is divided by a power of the distance at which that record has neighbours itself, so that
-being a little off counts where normal records lie close together: a mild local outlier factor (Breunig et al. 2000).
+In the near one, the distance to a remembered record is divided by a power of the distance at which that record has neighbours
+itself, so that being a little off counts where normal records lie close together: a mild local outlier factor (Breunig et al.
+2000). The wide one is plain: it tells what is far from everything.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,36 +16,53 @@ from torch import Tensor, nn
 from training.config import Config
 from training.fit import parts_of
 from training.preprocessing import Preprocessing, Slots
+from training.shape import bend_of
 from training.stable import bend, gather_up, total
 
-BEND = 5.0  # how much stronger the second view bends
-ONE_HOT = 2.0  # units of a boolean or one-hot slot in the bent view, as much for rare as for common levels
+MIDDLE = (0.05, 0.95)  # levels of the quantiles between which a number's width is taken
+WIDTH = 3.29  # standard deviations between these, were it Gaussian
+WIDTH_LEAST = 1e-3  # standard deviations: a narrower middle says nothing of the width
+# Widths from the mean, beyond which a number is far from everything. The square of a larger one would drown a distance's last
+# digits, and with them which record is nearest.
+FAR = 50.0
+ONE_HOT = 2.0  # units of a boolean or one-hot slot in the wide view, as much for rare as for common levels
 RADIUS = (0.2, 2.0)  # the least and largest radius that counts, in mean radii
 RADIUS_MEAN_LEAST = 1e-9
 LENGTH_LEAST = 1e-12
+LAST_BITS = 1e-6  # of a square, which a sum in another order may get otherwise
 CHUNK = 256  # records at a time, for matrices of all distances
 
 
 class View(nn.Module):
     """Slots without gaps (N, D) -> (N, D) centred values of like spread.
 
-    One view scales the numbers by their range; the other bends them once more, so that small values and far ones count alike.
+    The near view bends each number by its own shape and scales it by its range; the wide view takes the numbers in their own
+    units, scaled by the width of the middle nine tenths, so that a value far off is far off.
     """
 
+    origin: Tensor  # (numerics,) of the near view's bends, in units of the preprocessing, as unit
+    unit: Tensor
     size: Tensor  # (D,) by which a slot is divided
     centre: Tensor  # (D,) the mean of what comes out
 
-    def __init__(self, preprocessing: Preprocessing, slots: Slots, bend: bool) -> None:
+    def __init__(self, preprocessing: Preprocessing, slots: Slots, wide: bool) -> None:
         """Fits the view to training records."""
         super().__init__()
         self.preprocessing = (preprocessing,)  # in a tuple: the scorer's, not a part of this
-        self.bend = bend and preprocessing.numerics > 0
-        reals, seen = preprocessing.reals, slots.seen > 0
+        self.wide = wide
+        reals, numerics, seen = preprocessing.reals, preprocessing.numerics, slots.seen > 0
+        if not wide:
+            numbers = torch.where(seen[:, :numerics], preprocessing.unbent(slots.y), torch.nan)
+            origin, unit = bend_of(numbers.double().numpy())
+            self.origin, self.unit = nn.Buffer(torch.from_numpy(origin).float()), nn.Buffer(torch.from_numpy(unit).float())
         self.size, self.centre = nn.Buffer(torch.ones(slots.y.shape[1])), nn.Buffer(torch.zeros(slots.y.shape[1]))
         values = self._values(slots.y)
         there = torch.where(seen, values, torch.nan)[:, :reals].double()
-        if bend:
-            size = ((there - there.nanmean(0)) ** 2).nanmean(0).sqrt()
+        if wide:
+            deviation = ((there - there.nanmean(0)) ** 2).nanmean(0).sqrt()
+            low, high = torch.from_numpy(np.nanquantile(there.numpy(), MIDDLE, axis=0))
+            width = (high - low) / WIDTH
+            size = torch.where(width > WIDTH_LEAST * deviation, width, deviation)
             self.size[reals:] = 1 / ONE_HOT
         else:
             size = there.nan_to_num(-torch.inf).amax(0) - there.nan_to_num(torch.inf).amin(0)
@@ -53,77 +73,110 @@ class View(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """(N, D) the values, 0 being their mean, of slots (N, D) without gaps."""
-        return self._values(y) - self.centre
+        values = self._values(y) - self.centre
+        return values.clamp(-FAR, FAR) if self.wide else values
 
     def _values(self, y: Tensor) -> Tensor:
-        if self.bend:
-            numerics = self.preprocessing[0].numerics
-            bent = bend(BEND * self.preprocessing[0].bent(y))
-            y = bent if numerics == y.shape[1] else torch.cat([bent, y[:, numerics:]], 1)
+        numerics = self.preprocessing[0].numerics
+        if numerics:
+            numbers = self.preprocessing[0].unbent(y)
+            numbers = numbers if self.wide else bend((numbers - self.origin) / self.unit)
+            y = numbers if numerics == y.shape[1] else torch.cat([numbers, y[:, numerics:]], 1)
         return y / self.size
 
 
+class Term(NamedTuple):
+    """One of the things that the surprise looks at, such as how far records are from their nearest remembered ones."""
+
+    value: Tensor  # (N, 1) at least 0
+    parts: Tensor  # (N, F) each feature's part of it
+
+
 class Memory(nn.Module):
-    """Slots -> (N, F) each feature's part of the mean weighted distance to the nearest remembered records."""
+    """Slots -> the mean weighted distance to the nearest remembered records, feature by feature."""
 
     records: Tensor  # (M, D) in the view
-    weight: Tensor  # (M, 1) of the distance to a record
-    scaled: Tensor  # (D, M) -2 weight^2 records, and the squares (1, M) and weights (1, M) that make it a squared distance
+    weight: Tensor  # (M,) of the distance to a record
+    products: Tensor  # (D or D + 1, M) and squares (M,): what makes the view's values a squared weighted distance
     squares: Tensor
-    spread: Tensor
     ownership: Tensor  # (D, F) 1 where a slot belongs to a feature
 
-    def __init__(self, view: View, ownership: Tensor, filled: Tensor, config: Config, draw: np.random.Generator) -> None:
-        """Remembers at most config.memory of the records whose slots, without gaps, are `filled` (N, D)."""
+    def __init__(
+        self, view: View, local: bool, ownership: Tensor, filled: Tensor, config: Config, draw: np.random.Generator
+    ) -> None:
+        """Remembers at most config.memory of the records whose slots, without gaps, are `filled` (N, D).
+
+        local: whether distances are weighted by how close together the records lie there.
+        """
         super().__init__()
-        self.view = view
+        self.view, self.local = view, local
         seen = view(filled)
         neighbours = config.neighbours_small if len(seen) < config.small else config.neighbours
         self.kept = choose(seen, config.memory, draw)
         self.neighbours = min(neighbours, len(self.kept) - 1)  # a record that leaves itself out must have as many
         records = seen[self.kept]
-        near = min(config.radius_neighbours + 1, len(seen))
-        radius = torch.cat(
-            [squared_distance(part, seen).topk(near, largest=False)[0].sqrt()[:, 1:].mean(1) for part in parts_of(records, CHUNK)]
-        )
-        radius = radius / radius.mean().clamp(min=RADIUS_MEAN_LEAST)
-        power = config.locality * len(seen) / (len(seen) + config.locality_records)
-        weight = radius.clamp(*RADIUS) ** -power
-        self.records, self.weight = nn.Buffer(records), nn.Buffer(weight[:, None])
-        self.scaled = nn.Buffer((-2 * weight**2 * records.T).contiguous())
-        self.squares = nn.Buffer((weight**2 * (records**2).sum(1))[None, :])
-        self.spread = nn.Buffer((weight**2)[None, :])
+        weight = local_weight(records, seen, config) if local else torch.ones(len(records))
+        products = -2 * weight**2 * records.T
+        self.records, self.weight = nn.Buffer(records), nn.Buffer(weight)
+        self.products = nn.Buffer(torch.cat([products, weight[None, :] ** 2]) if local else products.contiguous())
+        self.squares = nn.Buffer(weight**2 * (records**2).sum(1))
         self.ownership = nn.Buffer(ownership)
 
     def distance(self, seen: Tensor) -> Tensor:
-        """(N, M) squared weighted distances of the view's values (N, D) to all records, to a few last bits."""
-        return seen @ self.scaled + self.squares + total(seen * seen) @ self.spread
+        """(N, M) squared weighted distances of the view's values (N, D) to all records, to a few last bits.
 
-    def forward(self, filled: Tensor, counts: Tensor) -> Tensor:
-        """(N, F) at least 0, from slots without gaps (N, D) and how much each counts (N, D), 0 where a value is missing."""
+        Unweighted, they lack the square of the record itself, which is the same for all.
+        """
+        if self.local:
+            seen = torch.cat([seen, total(seen * seen)], 1)
+        return torch.addmm(self.squares, seen, self.products)
+
+    def forward(self, filled: Tensor, counts: Tensor) -> Term:
+        """From slots without gaps (N, D) and how much each counts (N, D), 0 where a value is missing."""
         seen = self.view(filled)
-        return self.parts(seen, counts, self.distance(seen))
+        return self.nearest(seen, counts, self.distance(seen))
 
-    def parts(self, seen: Tensor, counts: Tensor, distance: Tensor) -> Tensor:
-        """(N, F) from the view's values (N, D) and distances (N, M): the nearest records by these, then their exact distance."""
+    def nearest(self, seen: Tensor, counts: Tensor, distance: Tensor) -> Term:
+        """From the view's values (N, D) and distances (N, M): the nearest records by these, then their exact distance."""
         nearest = distance.topk(self.neighbours, largest=False)[1]
         gap = seen[:, None, :] - self.records[nearest]
         gap = gap * gap * counts[:, None, :]  # (N, K, D)
-        length = torch.sqrt(gap @ torch.ones(int(seen.shape[1]), 1)).clamp(min=LENGTH_LEAST)
-        share = self.weight[nearest] / length * (1 / self.neighbours)  # (N, K, 1)
-        return gather_up((share.transpose(1, 2) @ gap)[:, 0], self.ownership)
+        length = torch.sqrt(gap @ torch.ones(int(seen.shape[1])))
+        each = torch.full((self.neighbours, 1), 1 / self.neighbours)
+        weight = self.weight[nearest] if self.local else torch.ones_like(length)
+        value = (length * weight if self.local else length) @ each
+        share = weight / length.clamp(min=LENGTH_LEAST) * (1 / self.neighbours)
+        return Term(value, gather_up((share[:, None, :] @ gap).squeeze(1), self.ownership))
 
-    def honest(self, filled: Tensor, counts: Tensor) -> Tensor:
-        """(N, F) the parts of the remembered records themselves, in their order, each without itself."""
+    def honest(self, filled: Tensor, counts: Tensor) -> Term:
+        """Of the remembered records themselves, in their order, each without itself."""
         seen = self.view(filled)
         distance = self.distance(seen).fill_diagonal_(torch.inf)
         every = zip(*(parts_of(whole, CHUNK) for whole in (seen, counts, distance)), strict=True)
-        return torch.cat([self.parts(*part) for part in every])
+        return Term(*(torch.cat(parts) for parts in zip(*(self.nearest(*part) for part in every), strict=True)))
 
     def ambiguous(self, filled: Tensor, tolerance: float) -> Tensor:
-        """(N,) where the last of the nearest records is hardly nearer than the next: another sum may choose another."""
-        distance = self.distance(self.view(filled)).topk(min(self.neighbours + 1, len(self.records)), largest=False)[0]
-        return (distance[:, 1:] - distance[:, :-1] < tolerance * distance[:, -1:]).any(1)
+        """(N,) where the last of the nearest records is hardly nearer than the next: another sum may choose another.
+
+        Hardly: by a share of the distance, or by the last bits of the squares whose difference a distance is.
+        """
+        seen = self.view(filled)
+        length = total(seen * seen)
+        distance = self.distance(seen) + (0 if self.local else length)
+        distance, place = distance.topk(min(self.neighbours + 1, len(self.records)), largest=False)
+        last_bits = LAST_BITS * (length * self.weight[place] ** 2 + self.squares[place])[:, 1:]
+        return (distance[:, 1:] - distance[:, :-1] < tolerance * distance[:, -1:] + last_bits).any(1)
+
+
+def local_weight(records: Tensor, seen: Tensor, config: Config) -> Tensor:
+    """(M,) a negative power of how far records (M, D) are from their nearest of all (N, D), in mean such radii."""
+    near = min(config.radius_neighbours + 1, len(seen))
+    radius = torch.cat(
+        [squared_distance(part, seen).topk(near, largest=False)[0].sqrt()[:, 1:].mean(1) for part in parts_of(records, CHUNK)]
+    )
+    radius = radius / radius.mean().clamp(min=RADIUS_MEAN_LEAST)
+    power = config.locality * len(seen) / (len(seen) + config.locality_records)
+    return radius.clamp(*RADIUS) ** -power
 
 
 def choose(seen: Tensor, most: int, draw: np.random.Generator) -> Tensor:

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.manifest import Feature
-from training.stable import atan2, bend, cos_sin, unbend
+from training.shape import middle_and_spread
+from training.stable import atan2, bend, cos_sin, joined, unbend
 
 LEVELS = 64  # one-hot slots of a category, the last one for all rarer levels
 UNIT = 3.0  # spreads around the median in which bend is about linear
-SPREAD_LEAST = 1e-3  # of the standard deviation: below, the interquartile range says nothing of the spread
 LIMIT = 1e6  # units from the median; beyond, a number is as odd as it gets
 PERIODS = (24.0, 7.0, 12.0)  # of hour, weekday, month
 SCALE_LEAST = 1e-6
 FLOAT32_MOST = 3.4e38
-BENT_LIMIT = 8 * ((1 + LIMIT) ** 0.125 - 1)
+BENT_LIMIT = (1 + LIMIT) ** 0.125 - 1
 
 
 def pick(values: Tensor, columns: Tensor) -> Tensor:
@@ -35,19 +35,6 @@ def pick(values: Tensor, columns: Tensor) -> Tensor:
     if columns.tolist() == list(range(int(values.shape[1]))):
         return values
     return values[:, columns]
-
-
-def middle_and_unit(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The median (W,) and unit (W,) of columns (N, W): UNIT spreads, a spread being the deviation that the quartiles tell.
-
-    Where over half of a column is one value, the quartiles tell nothing: the spread is how far the others are from it.
-    """
-    if not values.shape[1]:
-        return np.zeros(0), np.zeros(0)
-    lower, median, upper = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
-    spread, away = (upper - lower) / 1.349, np.abs(values - median)
-    others = np.array([np.median(column[column > 0]) if (column > 0).any() else 1.0 for column in away.T])
-    return median, UNIT * np.where(spread > SPREAD_LEAST * np.nanstd(values, axis=0), spread, others)
 
 
 class Slots(NamedTuple):
@@ -109,7 +96,8 @@ class Preprocessing(nn.Module):
         self.owners = len(features)
 
         values = x[:, numeric].astype(np.float64)
-        median, unit = middle_and_unit(values)
+        median, spread = middle_and_spread(values)
+        unit = UNIT * spread
         bent = bend(torch.from_numpy((values - median) / unit)).numpy()
         centre = np.nanmean(bent, axis=0) if numeric else np.zeros(0)
         scale = np.maximum(np.nanstd(bent, axis=0) if numeric else np.zeros(0), SCALE_LEAST)
@@ -181,12 +169,12 @@ class Preprocessing(nn.Module):
             front = self.reals + self.booleans
             always = torch.ones_like(seen[:, front : self.reals + self.bits])
             seen = torch.cat([seen[:, :front], always, seen[:, self.reals + self.bits :]], 1)
-        return Slots(torch.cat(parts, 1) * seen, seen, hidden, level)
+        return Slots(joined(parts) * seen, seen, hidden, level)
 
     def restore(self, out: Tensor) -> Tensor:
         """(N, C) the values, in the units of x, that a decoder's output (N, D) stands for."""
         real, bits, onehot = self.split(out)
-        numbers = unbend(torch.clamp(self.bent(real), -BENT_LIMIT, BENT_LIMIT)) * self.unit + self.median
+        numbers = self.unbent(real) * self.unit + self.median
         numbers = torch.clamp(numbers, -FLOAT32_MOST, FLOAT32_MOST)
         if self.numerics == self.columns:
             return numbers
@@ -209,9 +197,10 @@ class Preprocessing(nn.Module):
         nothing = out[:, :1] * 0
         return torch.cat([nothing + self.constant[column] if cell is None else cell for column, cell in enumerate(cells)], 1)
 
-    def bent(self, real: Tensor) -> Tensor:
-        """(N, numerics) what bend gave, of real slots (N, R)."""
-        return real[:, : self.numerics] * self.scale + self.centre
+    def unbent(self, real: Tensor) -> Tensor:
+        """(N, numerics) units from the median, of real slots (N, R)."""
+        numbers = real if self.numerics == real.shape[1] else real[:, : self.numerics]
+        return unbend(torch.clamp(numbers * self.scale + self.centre, -BENT_LIMIT, BENT_LIMIT))
 
     def split(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The real (N, R), boolean (N, B) and one-hot (N, S) slots of (N, D)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from service.manifest import ScoreKind
 from training.elbo import Elbo
 from training.ensemble import Ensemble
-from training.memory import Memory
+from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.stable import log, total
 from training.vae import VAE
@@ -25,26 +26,27 @@ MEAN_EXCESS_LEAST, KNOT_LEAST = 0.05, 0.01
 FLOOR, FLOOR_OF_MEAN, FLOOR_LEAST = 1e-3, 1e-6, 1e-12
 
 
-class Surprise(nn.Module):
-    """A value -> -log of its tail probability among normal records, in nats.
+class Line(NamedTuple):
+    """A value -> -log of its tail probability among normal records, in nats: a broken line, and endless after its last knot.
 
-    Linear between quantiles of the reference values (n,), and beyond the last with the slope that their mean excess tells, so
-    that it goes on rising where no reference value reaches. A term's distances are taken by their log, which makes that a
-    Pareto tail with Hill's estimate (1975); what is in nats already is taken as it is: an exponential tail.
+    Straight between quantiles of the reference values, and beyond the last with the slope that their mean excess tells, so that
+    it goes on rising where no reference value reaches. A term's distances are taken by their log, which makes that a Pareto tail
+    with Hill's estimate (1975); what is in nats already is taken as it is: an exponential tail.
     """
 
-    knots: Tensor  # (1, K) values, or their logs
-    widths: Tensor  # (1, K) to the next knot; the last is endless
-    slopes: Tensor  # (K, 1) nats per unit of the value, or of its log
+    floor: float  # below, a value counts as this
+    knots: NDArray[np.float64]  # (K,) values, or their logs
+    slopes: NDArray[np.float64]  # (K,) after each knot, nats per unit of the value, or of its log
+    least: float  # nats, of a value at or below the first knot
 
-    def __init__(self, reference: NDArray[np.float32], by_log: bool) -> None:
-        super().__init__()
-        self.by_log = by_log
+    @classmethod
+    def through(cls, reference: NDArray[np.float32], by_log: bool) -> Line:
+        """The line that the reference values (n,) tell."""
         known = np.sort(reference.astype(np.float64))
         tail = min(TAIL_MOST, max(TAIL, TAIL_RECORDS / len(known)))
         # far below where the tail begins, a distance is the last bits of other numbers
-        self.floor = float(max(FLOOR * np.quantile(known, 1 - tail), FLOOR_OF_MEAN * known.mean(), FLOOR_LEAST))
-        known = np.log(np.maximum(known, self.floor)) if by_log else known
+        floor = float(max(FLOOR * np.quantile(known, 1 - tail), FLOOR_OF_MEAN * known.mean(), FLOOR_LEAST))
+        known = np.log(np.maximum(known, floor)) if by_log else known
         levels = np.array([level for level in LEVELS if level > tail] + [tail])
         knots = np.quantile(known, 1 - levels)
         last = np.append(np.diff(knots) > KNOT_LEAST, True)  # of equal knots the last, whose surprise is largest
@@ -52,17 +54,40 @@ class Surprise(nn.Module):
         excess = known - knots[-1]
         excess = excess[excess > 0]
         end = 1 / max(excess.mean() if len(excess) else 1.0, MEAN_EXCESS_LEAST)
-        self.least = float(surprises[0])  # of a value at or below the first knot
-        self.knots = nn.Buffer(torch.as_tensor(knots[None, :].astype(np.float32)))
-        self.widths = nn.Buffer(torch.as_tensor(np.append(np.diff(knots), np.inf)[None, :].astype(np.float32)))
-        slopes = np.append(np.diff(surprises) / np.diff(knots), end)
-        self.slopes = nn.Buffer(torch.as_tensor(slopes[:, None].astype(np.float32)))
+        return cls(floor, knots, np.append(np.diff(surprises) / np.diff(knots), end), float(surprises[0]))
 
-    def forward(self, value: Tensor) -> Tensor:
-        """(N, 1) surprises of values (N, 1)."""
-        value = log(value.clamp(min=self.floor)) if self.by_log else value
-        ramps = torch.minimum(torch.relu(value - self.knots), self.widths)
-        return ramps @ self.slopes + self.least
+
+class Surprises(nn.Module):
+    """Values (N, T) -> their weighted surprises (N, T), each by its own line; all lines at once."""
+
+    floors: Tensor  # (T,)
+    owner: Tensor  # (T, all K) 1 where a knot is of a value's line
+    knots: Tensor  # (all K,)
+    widths: Tensor  # (all K,) to the next knot; the last of each is endless
+    slopes: Tensor  # (all K, T)
+    least: Tensor  # (T,)
+
+    def __init__(self, lines: Sequence[Line], by_log: bool, weights: Sequence[float]) -> None:
+        super().__init__()
+        self.lines, self.by_log, self.weights = tuple(lines), by_log, tuple(weights)
+        owner = np.repeat(np.arange(len(lines)), [len(line.knots) for line in lines])
+        own = (np.arange(len(lines))[:, None] == owner[None, :]).astype(np.float64)
+        slopes = np.concatenate([weight * line.slopes for line, weight in zip(lines, weights, strict=True)])
+        for name, numbers in {
+            "floors": [line.floor for line in lines],
+            "owner": own,
+            "knots": np.concatenate([line.knots for line in lines]),
+            "widths": np.concatenate([np.append(np.diff(line.knots), np.inf) for line in lines]),
+            "slopes": slopes[:, None] * own.T,
+            "least": [weight * line.least for line, weight in zip(lines, weights, strict=True)],
+        }.items():
+            self.register_buffer(name, torch.as_tensor(np.asarray(numbers), dtype=torch.float32))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(N, T) surprises of values (N, T)."""
+        values = log(torch.maximum(values, self.floors)) if self.by_log else values
+        ramps = torch.minimum(torch.relu(torch.addmm(-self.knots, values, self.owner)), self.widths)
+        return torch.addmm(self.least, ramps, self.slopes)
 
 
 class Answer(NamedTuple):
@@ -79,15 +104,16 @@ class Scorer(nn.Module):
     """Preprocessing, nets, memories and their surprises, fused."""
 
     memories: list[Memory]
-    surprises: list[Surprise]  # one a term, the nets' and each memory's, and one of their sum
 
-    def __init__(self, preprocessing: Preprocessing, nets: list[VAE], kind: ScoreKind, net_weight: float) -> None:
-        """A scorer of fitted nets; for the surprise, calibrate.py adds the memories and the surprises."""
+    def __init__(self, preprocessing: Preprocessing, nets: list[VAE], kind: ScoreKind, weights: Sequence[float]) -> None:
+        """A scorer of fitted nets; for the surprise, calibrate.py adds the memories and the surprises.
+
+        weights: of the surprises of the nets and of each memory in their sum.
+        """
         super().__init__()
-        self.preprocessing, self.kind, self.net_weight = preprocessing, kind, net_weight
+        self.preprocessing, self.kind, self.weights = preprocessing, kind, tuple(weights)
         self.ensemble = Ensemble(preprocessing, nets)
         self.memories = cast("list[Memory]", nn.ModuleList())
-        self.surprises = cast("list[Surprise]", nn.ModuleList())
 
     @property
     def nets(self) -> list[VAE]:
@@ -98,20 +124,19 @@ class Scorer(nn.Module):
         """x (N, C), NaN where missing -> all answers."""
         slots = self.preprocessing(x)
         evidence, out = self.ensemble(slots)
-        error = total(evidence.error)
         if self.kind == "surprise":
             score, contributions = self.join(self.terms(slots, evidence, out))
         else:
             score, contributions = judge(self.kind, evidence)
-        return Answer(score, evidence.nats, error, contributions, self.preprocessing.restore(out))
+        return Answer(score, evidence.nats, total(evidence.error), contributions, self.preprocessing.restore(out))
 
-    def terms(self, slots: Slots, evidence: Elbo, out: Tensor) -> list[Tensor]:
-        """What the surprise looks at, each (N, F): the nets' error, and the distances to the remembered records.
+    def terms(self, slots: Slots, evidence: Elbo, out: Tensor) -> list[Term]:
+        """What the surprise looks at: the nets' error, and the distances to the remembered records.
 
         Where values are missing, the others count as much more, so that a record with gaps compares with one without.
         """
         filled, scale = self.fill(slots, out), self.scale(slots)
-        return [evidence.error * scale, *(memory(filled, slots.seen * scale) for memory in self.memories)]
+        return [weighed(evidence, scale), *(memory(filled, slots.seen * scale) for memory in self.memories)]
 
     def fill(self, slots: Slots, out: Tensor) -> Tensor:
         """(N, D) the slots, with what the nets expect where a value is missing."""
@@ -133,38 +158,39 @@ class Scorer(nn.Module):
             unclear |= memory.ambiguous(filled, tolerance)
         return unclear
 
-    def refer(self, terms: list[Tensor]) -> None:
-        """Sets the surprises by the terms (n, F) of normal records that they were not made from."""
-        values = [total(term) for term in terms]
-        for value in values:
-            self.surprises.append(Surprise(value[:, 0].numpy(), by_log=True))
-        self.surprises.append(Surprise(self.together(values)[1][:, 0].numpy(), by_log=False))
+    def refer(self, values: Tensor) -> None:
+        """Sets the surprises by the values (n, T) of the terms of normal records that they were not made from."""
+        lines = [Line.through(column.numpy(), by_log=True) for column in values.T]
+        self.each = Surprises(lines, by_log=True, weights=self.weights)
+        joint = total(self.each(values))
+        self.together = Surprises([Line.through(joint[:, 0].numpy(), by_log=False)], by_log=False, weights=[1.0])
 
-    def together(self, values: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """The terms' surprises (N, 1), the nets' weighed down, and their sum: by Fisher's method all evidence counts."""
-        surprises = [surprise(value) for surprise, value in zip(self.surprises, values, strict=False)]
-        surprises[0] = self.net_weight * surprises[0]
-        return surprises, sum(surprises[1:], surprises[0])
+    def join(self, terms: list[Term]) -> tuple[Tensor, Tensor]:
+        """The surprise of the terms' joint evidence (N, 1), and each feature's part in it (N, F).
 
-    def join(self, terms: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The surprise of the terms' joint evidence (N, 1), and each feature's part in it (N, F)."""
-        values = [total(term) for term in terms]
-        surprises, joint = self.together(values)
-        score = self.surprises[-1](joint)
-        parts = [
-            share_out(surprise, term, value, scale.floor)
-            for term, value, surprise, scale in zip(terms, values, surprises, self.surprises[:-1], strict=True)
-        ]
-        every = sum(parts[1:], parts[0])
-        return score, share_out(score, every, joint, FLOOR)
+        All evidence counts (Fisher's method): the terms' surprises are summed, and the sum is judged as each of them was.
+        """
+        values = torch.cat([term.value for term in terms], 1)
+        surprises = self.each(values)
+        joint = total(surprises)
+        score = self.together(joint)
+        rates = (surprises / (values + self.each.floors)).split([1] * len(terms), 1)
+        parts = [share_out(rate, term.parts, line.floor) for rate, term, line in zip(rates, terms, self.each.lines, strict=True)]
+        return score, share_out(score / (joint + FLOOR), sum(parts[1:], parts[0]), FLOOR)
 
 
-def share_out(score: Tensor, term: Tensor, value: Tensor, floor: float) -> Tensor:
-    """(N, F) the score (N, 1) in proportion to a term (N, F) whose sum is its value (N, 1).
+def weighed(evidence: Elbo, scale: Tensor) -> Term:
+    """The nets' reconstruction error, times the scale (N, 1)."""
+    parts = evidence.error * scale
+    return Term(total(parts), parts)
+
+
+def share_out(rate: Tensor, parts: Tensor, floor: float) -> Tensor:
+    """(N, F) the parts (N, F) of a value, times a score for each unit of it (N, 1).
 
     The floor is shared out evenly: a record that is like a remembered one to the last bit has no distance to tell features apart.
     """
-    return (term + floor / int(term.shape[1])) * (score / (value + floor))
+    return (parts + floor / int(parts.shape[1])) * rate
 
 
 def judge(kind: ScoreKind, evidence: Elbo) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ the same value may come out differently by its place. MatMul, Exp, Tanh, Sqrt an
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,12 +26,12 @@ def atan2(y: Tensor, x: Tensor) -> Tensor:
 
 
 def bend(v: Tensor) -> Tensor:
-    """8 sign(v) ((1 + |v|)^(1/8) - 1): about v near 0 and much like a logarithm far off, where asinh would be.
+    """sign(v) ((1 + |v|)^(1/8) - 1): straight near 0 and much like a logarithm far off, where asinh would be.
 
     A Box-Cox transform of both signs (Bickel & Doksum 1981). Unlike a logarithm it is made of square roots, which round alike
     everywhere, so that a distance of two close records is the same distance wherever it is computed.
     """
-    return torch.sign(v) * (sqrt(sqrt(sqrt(1 + v.abs()))) - 1) * 8
+    return torch.sign(v) * (sqrt(sqrt(sqrt(1 + v.abs()))) - 1)
 
 
 def sqrt(v: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ def sqrt(v: Tensor) -> Tensor:
 
 def unbend(v: Tensor) -> Tensor:
     """The inverse of bend."""
-    root = 1 + v.abs() * 0.125
+    root = 1 + v.abs()
     square = root * root
     return torch.sign(v) * (square * square * (square * square) - 1)
 
@@ -60,6 +61,11 @@ def cos_sin(turn: Tensor) -> tuple[Tensor, Tensor]:
 def total(terms: Tensor) -> Tensor:
     """(N, 1) sums of the rows of (N, T), as a matmul: ReduceSum adds in another order in another batch."""
     return terms @ torch.ones(int(terms.shape[1]), 1, dtype=terms.dtype, device=terms.device)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """(N, W) the parts side by side; the very same tensor, and no node in the graph, where there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
 
 
 def gather_up(terms: Tensor, ownership: Tensor) -> Tensor:

@@ -85,6 +85,5 @@ class VAE(nn.Module):
         posterior = self.encoder(seen)
         z = posterior.mu if eps is None else reparameterize(posterior.mu, posterior.log_var, eps)
         out = self.decoder(z)
-        return elbo(
-            self.preprocessing[0], seen if clean is None else clean, out, posterior.mu, posterior.log_var, self.sigma
-        ), out
+        clean = seen if clean is None else clean
+        return elbo(self.preprocessing[0], clean, [out], posterior.mu, posterior.log_var, self.sigma), out

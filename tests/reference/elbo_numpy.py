@@ -48,7 +48,7 @@ def encode(features, x, fitted):
     for place, i in enumerate(numerics):
         value = x[first[i]]
         away = np.clip((value - fitted["median"][place]) / fitted["unit"][place], -LIMIT, LIMIT)
-        bent = np.sign(away) * ((1 + abs(away)) ** (1 / 8) - 1) * 8
+        bent = np.sign(away) * ((1 + abs(away)) ** (1 / 8) - 1)
         real.append(((bent - fitted["centre"][place]) / fitted["scale"][place], not np.isnan(value)))
     parts = [int(column) for column in fitted["cyclic"]]
     angles = []

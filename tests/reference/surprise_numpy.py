@@ -7,15 +7,17 @@ import numpy as np
 
 from tests.reference import elbo_numpy
 
-BEND, FLOOR, NET_WEIGHT = 5.0, 1e-3, 0.75
+FLOOR, WEIGHTS = 1e-3, (0.75, 1.0, 0.75)
+BENT_MOST = (1 + 1e6) ** (1 / 8) - 1
 
 
-def bend(v):
-    return np.sign(v) * ((1 + np.abs(v)) ** (1 / 8) - 1) * 8
+def unbend(v):
+    v = np.clip(v, -BENT_MOST, BENT_MOST)
+    return np.sign(v) * ((1 + np.abs(v)) ** 8 - 1)
 
 
-def record_surprise(features, x, fitted, nets, memories, surprises, sigma):
-    """(score, contributions (F,)) of one record x (C,). memories and surprises: dicts of their learned numbers."""
+def record_surprise(features, x, fitted, nets, memories, lines, sigma):
+    """(score, contributions (F,)) of one record x (C,). memories: dicts; lines: of each term and of their sum."""
     y, seen = elbo_numpy.encode(features, x, fitted)
     scale = len(x) / max(len(x) - np.isnan(x).sum(), 1)
     error = np.mean([elbo_numpy.record_elbo(features, x, fitted, net, sigma)[0] for net in nets], axis=0) * scale
@@ -23,11 +25,11 @@ def record_surprise(features, x, fitted, nets, memories, surprises, sigma):
     reals = 2 * len(fitted["cyclic"]) + len(fitted["numeric"])
     filled = np.where(seen, y, np.where(np.arange(len(y)) < reals, out, 0))
     parts = [error] + [distance_parts(filled, seen * scale, fitted, memory) for memory in memories]
-    told = [surprise(part.sum(), one) for part, one in zip(parts, surprises, strict=False)]
-    told[0] *= NET_WEIGHT
-    shared = [share(s, part, one["floor"]) for s, part, one in zip(told, parts, surprises, strict=False)]
+    each = [(part, line, weight) for part, line, weight in zip(parts, lines, WEIGHTS, strict=False)]
+    told = [weight * surprise(np.log(max(part.sum(), line.floor)), line) for part, line, weight in each]
+    shared = [share(s, part, line.floor) for s, (part, line, _) in zip(told, each, strict=True)]
     joint = sum(told)
-    score = surprise(joint, surprises[-1])
+    score = surprise(joint, lines[-1])
     return score, share(score, sum(shared), FLOOR)
 
 
@@ -35,10 +37,14 @@ def distance_parts(filled, counts, fitted, memory):
     """(F,) each feature's part of the mean weighted distance to the nearest records."""
     numerics = len(fitted["numeric"])
     values = filled.copy()
-    if memory["bend"]:
-        values[:numerics] = bend(BEND * (values[:numerics] * fitted["scale"] + fitted["centre"]))
+    values[:numerics] = unbend(values[:numerics] * fitted["scale"] + fitted["centre"])
+    if not memory["wide"]:
+        away = (values[:numerics] - memory["origin"]) / memory["unit"]
+        values[:numerics] = np.sign(away) * ((1 + np.abs(away)) ** (1 / 8) - 1)
     values = values / memory["size"] - memory["centre"]
-    weight = memory["weight"][:, 0]
+    if memory["wide"]:
+        values = np.clip(values, -50, 50)
+    weight = memory["weight"]
     gaps = (values - memory["records"]) ** 2
     nearest = np.argsort(weight * np.sqrt(gaps.sum(1)))[: memory["neighbours"]]
     parts = np.zeros(memory["ownership"].shape[1])
@@ -48,14 +54,12 @@ def distance_parts(filled, counts, fitted, memory):
     return parts
 
 
-def surprise(value, learned):
+def surprise(value, line):
     """-log of the tail probability: a broken line through knots, the last piece endless."""
-    value = np.log(max(value, learned["floor"])) if learned["by_log"] else value
-    at, slopes = learned["knots"][0], learned["slopes"][:, 0]
-    told = learned["least"]
-    for k, slope in enumerate(slopes):
-        end = at[k + 1] if k + 1 < len(at) else np.inf
-        told += slope * max(0.0, min(value, end) - at[k])
+    told = line.least
+    for k, slope in enumerate(line.slopes):
+        end = line.knots[k + 1] if k + 1 < len(line.knots) else np.inf
+        told += slope * max(0.0, min(value, end) - line.knots[k])
     return told
 
 
