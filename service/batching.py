@@ -51,7 +51,7 @@ def answer(live: Live, batch: Batch) -> tuple[Answer, Observed]:
     scores = score_batch(live, batch)
     ended = perf_counter()
     body, warnings = live.writer.write(batch, scores)
-    anomalies = int(scores.is_anomaly.sum())
+    anomalies = int(np.count_nonzero(scores.is_anomaly))
     return (
         Answer(body, len(scores.score), anomalies, began, ended - began),
         Observed(scores.score, scores.p_value, anomalies, warnings),

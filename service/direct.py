@@ -101,7 +101,7 @@ class Exchange:
         self.response_complete = True
         if not self.keep_alive:
             protocol.transport.close()
-        protocol.on_response_complete()
+        protocol.on_exchange_complete()
 
     def _count(self, status: int, scored: tuple[str, str, int, int] | None = None) -> None:
         self._service.count(self._route, "POST", self._path, status, self._request_id, self._began, scored)

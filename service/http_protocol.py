@@ -39,6 +39,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._fed = 0  # bytes since the request began
         self._stalled: float | None = None  # since when the client has not taken what was sent
         self._refused = False
+        self._idle: float | None = None  # since when the last Exchange has had its answer
         self._default_lines, self._default_head = list[tuple[bytes, bytes]](), b""
         if self.server_state not in _sweeping:
             _sweeping.append(self.server_state)
@@ -49,7 +50,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         if self._since is None:
-            self._since = self.loop.time()
+            self._since, self._idle = self.loop.time(), None
         self._fed += len(data)
         super().data_received(data)
         if self._in_head and self._fed > MAX_HEAD_BYTES:
@@ -96,6 +97,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.gone()
         super().connection_lost(exc)
 
+    def on_exchange_complete(self) -> None:
+        """As on_response_complete, but for its timer for idle connections, which the sweep does without."""
+        if self.pipeline:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self._idle = self.loop.time()
+
     def default_head(self) -> bytes:
         """The head lines that every answer has."""
         lines = self.server_state.default_headers  # a new list each second, for the date
@@ -129,7 +138,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._stalled is not None and now - self._stalled > self._request_seconds:
             self.transport.abort()
         elif self._since is None:
-            return
+            if self._idle is not None and now - self._idle > self.timeout_keep_alive:
+                self.transport.close()
         elif self._in_head:
             if now - self._since > self._head_seconds:
                 self._refuse(Problem("request_timeout", f"The head of the request was not in within {self._head_seconds:g} s."))
