@@ -6,7 +6,7 @@ through service.validation, which reads the same bytes slowly and completely, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import le
@@ -23,6 +23,8 @@ from service.validation import Checked, Explain, Validator
 
 # The default of a feature that is left out: JSON cannot hold it, so identity tells it from null. NumPy reads both as missing.
 ABSENT = float("nan")
+LONG = 1 << 20  # bytes of a body whose records are read a block at a time
+BLOCK = 512
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -51,6 +53,22 @@ class Batch:
         return list(map(list, zip(*[self.rows[place] for place in places], strict=True)))
 
 
+class Unread(Sequence[Any]):
+    """Records (tuples of their first `width` values) as the texts that they came in, each read anew whenever it is asked for: once to
+    be scored, once more if it is explained. All of them read would take five times the memory of the body."""
+
+    def __init__(self, texts: Sequence[msgspec.Raw], decode: Callable[[msgspec.Raw], Any], width: int | None = None) -> None:
+        self.texts, self.decode, self._width = texts, decode, width
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [msgspec.structs.astuple(self.decode(text))[: self._width] for text in self.texts[place]]
+        return msgspec.structs.astuple(self.decode(self.texts[place]))[: self._width]
+
+
 class Reader:
     """Reads the requests of one model."""
 
@@ -71,7 +89,7 @@ class Reader:
         self._starts = np.cumsum([0, *(feature.width for feature in manifest.features[:-1])]).tolist()
         self._low, self._high = _range(manifest.features)
         self._least, self._greatest = self._low.tolist(), self._high.tolist()
-        self._decode, self._decode_record = _decoders(manifest.features, self._dropped)
+        self._decode, self._scan, self._decode_record = _decoders(manifest.features, self._dropped)
 
     def read(self, body: bytes) -> Batch:
         """The request in these bytes; raises the Problem that names everything that is wrong with it."""
@@ -87,7 +105,7 @@ class Reader:
             rows = [msgspec.structs.astuple(self._decode_record(line)) for line in lines]
             own = self._own(rows, False)
             x = self._matrix(own, False, len(rows))
-            normal = bool(((x >= self._low) & (x <= self._high)).all())
+            normal = self._is_normal(x)
             keys = self._count_keys(rows, normal)
             text = b"".join(lines)
             if not np.isinf(x).any() and (colons(text) == keys or self._distinct(text, rows, False, keys)):
@@ -97,25 +115,32 @@ class Reader:
         return self._checked(self._slow.lines(lines, first), first)
 
     def _read_fast(self, body: bytes) -> Batch | None:
-        request = self._decode(body)
-        found = self._rows(request)
+        long = len(body) > LONG
+        request = self._scan(body) if long else self._decode(body)
+        found = self._unread(request) if long and request.columns is None else self._rows(request)
         if found is None:
             return None
         rows, columnar, n = found
-        own = self._own(rows, columnar)
-        if n == 1 and not columnar:
-            x, normal = self._single(own[0])
-        else:
-            x = self._matrix(own, columnar, n)
-            normal = bool(((x >= self._low) & (x <= self._high)).all())  # NaN is not
-        if not normal and np.isinf(x).any():
-            return None
         # The keys that are there, each counted once.
         optional = [value for value in (request.alpha, request.fdr, request.explain) if value is not msgspec.UNSET]
+        keys = len(optional) + 1
+        own = self._own(rows, columnar)
         if columnar:
-            keys = len(optional) + 1 + sum(column is not None for column in msgspec.structs.astuple(request.columns))
+            x = self._matrix(own, True, n)
+            normal = self._is_normal(x)
+            keys += sum(column is not None for column in msgspec.structs.astuple(request.columns))
+        elif n == 1:
+            x, normal = self._single(own[0])
+            keys += self._count_keys(rows, normal)
         else:
-            keys = len(optional) + 1 + self._count_keys(rows, normal)
+            x, normal = np.empty((n, self._width), np.float32), True
+            for start in range(0, n, BLOCK):
+                block = rows[start : start + BLOCK]
+                part = x[start : start + BLOCK] = self._matrix(self._own(block, False), False, len(block))
+                usual = self._is_normal(part)
+                normal, keys = normal and usual, keys + self._count_keys(block, usual)
+        if not normal and np.isinf(x).any():
+            return None
         if colons(body) != keys and not self._distinct(body, rows, columnar, keys):
             return None
         batch = Batch(x, own, columnar, normal)
@@ -141,11 +166,19 @@ class Reader:
         self._limit(n)
         return [[None] * n if column is None else column for column in columns], True, n
 
+    def _unread(self, request: Any) -> tuple[Sequence[Any], bool, int] | None:
+        """As _rows, of records that are only read when they are asked for."""
+        n = len(request.records or ())
+        self._limit(n)
+        return (Unread(request.records, self._decode_record), False, n) if n else None
+
     def _own(self, rows: Sequence[Any], columnar: bool) -> Sequence[Any]:
         """The rows or columns without those that training left out."""
         if not self._dropped:
             return rows
         n = len(self._features)
+        if isinstance(rows, Unread):
+            return Unread(rows.texts, rows.decode, n)
         return rows[:n] if columnar else [row[:n] for row in rows]
 
     def _count_keys(self, rows: Sequence[Any], normal: bool) -> int:
@@ -176,6 +209,10 @@ class Reader:
                 else:
                     x[:, start] = np.array(values, np.float32)
         return x
+
+    def _is_normal(self, x: NDArray[np.float32]) -> bool:
+        """Whether every value of x (N, C) is there and within what training saw."""
+        return bool(((x >= self._low) & (x <= self._high)).all())  # NaN is not
 
     def _single(self, values: Sequence[Any]) -> tuple[NDArray[np.float32], bool]:
         """x (1, C) of one record, and whether it is normal: for one row, plain comparisons cost less than NumPy's."""
@@ -219,8 +256,7 @@ class Reader:
         return self._checked(self._slow.read(body), 0)
 
     def _checked(self, found: Checked, first: int) -> Batch:
-        normal = bool(((found.x >= self._low) & (found.x <= self._high)).all())
-        return Batch(found.x, found.rows, found.columnar, normal, found.alpha, found.fdr, found.explain, first)
+        return Batch(found.x, found.rows, found.columnar, self._is_normal(found.x), found.alpha, found.fdr, found.explain, first)
 
 
 def colons(body: bytes) -> int:
@@ -228,9 +264,9 @@ def colons(body: bytes) -> int:
     return body.count(b":") if len(body) < 8192 else int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(":")))
 
 
-def _decoders(features: Sequence[Feature], dropped: Sequence[str]) -> tuple[Any, Any]:
-    """bytes -> a struct of the whole request, and of a single record; both refuse all where a name cannot be a struct's, so that
-    it goes the slow way."""
+def _decoders(features: Sequence[Feature], dropped: Sequence[str]) -> tuple[Any, Any, Any]:
+    """bytes -> a struct of the whole request, the same with each record left as text, and a struct of a single record; all refuse
+    all where a name cannot be a struct's, so that it goes the slow way."""
     names = {f"f{i}": name for i, name in enumerate([*(feature.name for feature in features), *dropped])}
     kinds = [*map(_type, features), *[bool | int | float | str for _ in dropped]]
     types = list(zip(names, kinds, strict=True))
@@ -238,20 +274,20 @@ def _decoders(features: Sequence[Feature], dropped: Sequence[str]) -> tuple[Any,
     try:
         record = msgspec.defstruct("Record", [(key, kind | None, ABSENT) for key, kind in types], **options)
         columns = msgspec.defstruct("Columns", [(key, list[kind | None], None) for key, kind in types], **options)  # type: ignore[valid-type]
-        request = msgspec.defstruct(
-            "Request",
-            [
-                ("records", list[record], None),  # type: ignore[valid-type]
-                ("columns", columns, None),
-                ("alpha", float | msgspec.UnsetType | None, msgspec.UNSET),
-                ("fdr", float | msgspec.UnsetType | None, msgspec.UNSET),
-                ("explain", Literal["flagged", "all", "none"] | msgspec.UnsetType, msgspec.UNSET),
-            ],
-            forbid_unknown_fields=True,
+        more = [
+            ("columns", columns, None),
+            ("alpha", float | msgspec.UnsetType | None, msgspec.UNSET),
+            ("fdr", float | msgspec.UnsetType | None, msgspec.UNSET),
+            ("explain", Literal["flagged", "all", "none"] | msgspec.UnsetType, msgspec.UNSET),
+        ]
+        request, scanned = (
+            msgspec.defstruct("Request", [("records", list[kind], None), *more], forbid_unknown_fields=True)  # type: ignore[valid-type]
+            for kind in (record, msgspec.Raw)
         )
     except ValueError:
-        return _refuse, _refuse
-    return msgspec.json.Decoder(request).decode, msgspec.json.Decoder(record).decode
+        return _refuse, _refuse, _refuse
+    request_decoder, scanner, record_decoder = (msgspec.json.Decoder(kind) for kind in (request, scanned, record))
+    return request_decoder.decode, scanner.decode, record_decoder.decode
 
 
 def _refuse(body: bytes) -> Any:  # noqa: ARG001 - stands in for a decoder

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.manifest import BundleError
 
 Provider = Literal["auto", "cuda", "cpu"]
-SLICE = 1024  # rows a run: memory does not grow with the request, and a slice stays in the cache
+SLICE = 512  # rows a run: memory does not grow with the request, and a slice stays in the cache
 NAMES = ("score", "elbo", "reconstruction_error", "contributions", "expected")
 VERSION: str = onnxruntime.__version__
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
