@@ -18,7 +18,8 @@ from service.records import Batch
 NO_WARNINGS = b"[]"
 VERDICTS = (b"false", b"true")
 RESULT = (
-    b'{"score":%b,"p_value":%b,"is_anomaly":%b,"severity":"%b","elbo":%b,"reconstruction_error":%b,"contributions":%b,"warnings":%b}'
+    b'{"score":%b,"p_value":%b,"is_anomaly":%b,"severity":"%b","elbo":%b,"reconstruction_error":%b,'
+    b'"contributions":%b,"warnings":%b}'
 )
 SEVERITY_NAMES = tuple(name.encode() for name in SEVERITIES)
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service import batching
 from service.batching import Answer
 from service.errors import Problem
 from service.limits import CLIENT_GONE

@@ -50,9 +50,7 @@ class Explainer:
         told = floats(contributions.ravel())
         objects = [
             list(
-                map(
-                    b"".join, zip(repeat(head), had, repeat(EXPECTED), usual, repeat(CONTRIBUTION), told[j::terms], repeat(b"}"))
-                )
+                map(b"".join, zip(repeat(head), had, repeat(EXPECTED), usual, repeat(CONTRIBUTION), told[j::terms], repeat(b"}")))
             )
             for j, (head, had, usual) in enumerate(zip(self._heads, values + nothing, expected + nothing, strict=True))
         ]

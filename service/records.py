@@ -54,8 +54,8 @@ class Batch:
 
 
 class Unread(Sequence[Any]):
-    """Records (tuples of their first `width` values) as the texts that they came in, each read anew whenever it is asked for: once to
-    be scored, once more if it is explained. All of them read would take five times the memory of the body."""
+    """Records as the texts that they came in, each read anew, to its first `width` values, whenever it is asked for: once to be
+    scored, once more if it is explained. All of them read would take several times the memory of the body."""
 
     def __init__(self, texts: Sequence[msgspec.Raw], decode: Callable[[msgspec.Raw], Any], width: int | None = None) -> None:
         self.texts, self.decode, self._width = texts, decode, width
