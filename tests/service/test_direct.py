@@ -140,4 +140,3 @@ def metrics(server: Server) -> str:
     with server.connect() as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n")
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
-
