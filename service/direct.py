@@ -68,7 +68,7 @@ class Exchange:
 
     def done(self) -> bool:
         """Whether nobody waits for the answer any more."""
-        return self.disconnected
+        return self.disconnected or self._protocol.transport.is_closing()
 
     def set_result(self, answer: Answer) -> None:
         """Sends a 200."""
