@@ -6,11 +6,11 @@ through service.validation, which reads the same bytes slowly and completely, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import le
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from service.arrow import MISSING
 from service.encoding import encode_checked
 from service.manifest import Feature, Manifest
+from service.structs import ABSENT, Unread, decoders, json_type
 from service.validation import Checked, Explain, Validator
 
-# The default of a feature that is left out: JSON cannot hold it, so identity tells it from null. NumPy reads both as missing.
-ABSENT = float("nan")
 LONG = 1 << 20  # bytes of a body whose records are read a block at a time
 BLOCK = 512
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -53,22 +52,6 @@ class Batch:
         return list(map(list, zip(*[self.rows[place] for place in places], strict=True)))
 
 
-class Unread(Sequence[Any]):
-    """Records as the texts that they came in, each read anew, to its first `width` values, whenever it is asked for: once to be
-    scored, once more if it is explained. All of them read would take several times the memory of the body."""
-
-    def __init__(self, texts: Sequence[msgspec.Raw], decode: Callable[[msgspec.Raw], Any], width: int | None = None) -> None:
-        self.texts, self.decode, self._width = texts, decode, width
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [msgspec.structs.astuple(self.decode(text))[: self._width] for text in self.texts[place]]
-        return msgspec.structs.astuple(self.decode(self.texts[place]))[: self._width]
-
-
 class Reader:
     """Reads the requests of one model."""
 
@@ -82,14 +65,14 @@ class Reader:
         self._dropped = tuple(dropped.column for dropped in manifest.dropped)
         names = [feature.name for feature in manifest.features] + [*self._dropped]
         self._keys = len(names)
-        self._texts = [place for place, feature in enumerate(manifest.features) if _type(feature) is str]
+        self._texts = [place for place, feature in enumerate(manifest.features) if json_type(feature) is str]
         self._texts += range(len(manifest.features), self._keys)
         self._colon_in_a_name = any(":" in name for name in names)
         self._width = manifest.width
         self._starts = np.cumsum([0, *(feature.width for feature in manifest.features[:-1])]).tolist()
         self._low, self._high = _range(manifest.features)
         self._least, self._greatest = self._low.tolist(), self._high.tolist()
-        self._decode, self._scan, self._decode_record = _decoders(manifest.features, self._dropped)
+        self._decode, self._scan, self._decode_record = decoders(manifest.features, self._dropped)
 
     def read(self, body: bytes) -> Batch:
         """The request in these bytes; raises the Problem that names everything that is wrong with it."""
@@ -262,44 +245,6 @@ class Reader:
 def colons(body: bytes) -> int:
     """How many colons there are; NumPy counts many of them faster, and few of them slower."""
     return body.count(b":") if len(body) < 8192 else int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(":")))
-
-
-def _decoders(features: Sequence[Feature], dropped: Sequence[str]) -> tuple[Any, Any, Any]:
-    """bytes -> a struct of the whole request, the same with each record left as text, and a struct of a single record; all refuse
-    all where a name cannot be a struct's, so that it goes the slow way."""
-    names = {f"f{i}": name for i, name in enumerate([*(feature.name for feature in features), *dropped])}
-    kinds = [*map(_type, features), *[bool | int | float | str for _ in dropped]]
-    types = list(zip(names, kinds, strict=True))
-    options: dict[str, Any] = {"rename": names, "forbid_unknown_fields": True, "gc": False}
-    try:
-        record = msgspec.defstruct("Record", [(key, kind | None, ABSENT) for key, kind in types], **options)
-        columns = msgspec.defstruct("Columns", [(key, list[kind | None], None) for key, kind in types], **options)  # type: ignore[valid-type]
-        more = [
-            ("columns", columns, None),
-            ("alpha", float | msgspec.UnsetType | None, msgspec.UNSET),
-            ("fdr", float | msgspec.UnsetType | None, msgspec.UNSET),
-            ("explain", Literal["flagged", "all", "none"] | msgspec.UnsetType, msgspec.UNSET),
-        ]
-        request, scanned = (
-            msgspec.defstruct("Request", [("records", list[kind], None), *more], forbid_unknown_fields=True)  # type: ignore[valid-type]
-            for kind in (record, msgspec.Raw)
-        )
-    except ValueError:
-        return _refuse, _refuse, _refuse
-    request_decoder, scanner, record_decoder = (msgspec.json.Decoder(kind) for kind in (request, scanned, record))
-    return request_decoder.decode, scanner.decode, record_decoder.decode
-
-
-def _refuse(body: bytes) -> Any:  # noqa: ARG001 - stands in for a decoder
-    raise msgspec.DecodeError
-
-
-def _type(feature: Feature) -> Any:
-    if feature.kind == "boolean":
-        return bool
-    if feature.kind == "datetime" or (feature.kind == "categorical" and not feature.integer):
-        return str
-    return int if feature.kind == "categorical" else int | float
 
 
 def _codes(feature: Feature) -> dict[Any, float]:
