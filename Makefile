@@ -7,7 +7,7 @@ RUNTIME ?= gpu
 STAMP := $(VENV)/.installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types test check demo docker bench-detection example clean
+.PHONY: help install format lint types test check demo docker bench-detection bench-serving example clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ docker:  ## build the image of the service (TARGET=cpu or gpu)
 
 bench-detection: install  ## detection quality on labelled tables (DATA=folder of .npz)
 	$(BIN)/python benchmarks/detection.py --data $(DATA)
+
+bench-serving: install  ## the service's speed over HTTP, beside an echo and plain FastAPI (needs wrk and two quiet cores)
+	$(BIN)/python benchmarks/serving.py
 
 clean:  ## remove what was made here, the environment too
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build *.egg-info

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from logging import WARNING
@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service import log, routes
 from service.auth import Keys
 from service.errors import Problem, from_status, internal_error
-from service.limits import ClientGoneError
+from service.limits import CLIENT_GONE, ClientGoneError
 from service.metrics import Metrics, method_label
 from service.registry import Registry
 from service.schemas import score_operation
@@ -30,7 +30,6 @@ from service.settings import Settings
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 DOCUMENTS = ("/docs", "/openapi.json")
-CLIENT_GONE = 499  # what the log and the metrics say of a request whose client left; nobody receives it
 
 
 def create_app(settings: Settings | None = None) -> Service:
@@ -74,11 +73,7 @@ class Service(FastAPI):
             await super().__call__(scope, receive, send)
             return
         began = perf_counter()
-        request_id = next(self._ids)
-        for name, value in scope["headers"]:
-            if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
-                request_id = value.decode()
-        scope["request_id"] = request_id
+        request_id = scope["request_id"] = self.request_id(dict(scope["headers"]))
         path, method = scope["path"], scope["method"]
         route = scoring_route(path) if method == "POST" and not self.draining else None
         try:
@@ -87,17 +82,31 @@ class Service(FastAPI):
                 status = 200
             else:
                 route, status = await self._answer(scope, receive, send)
-        except Problem as problem:
-            status = await self._send(problem, request_id, send)
         except ClientGoneError:
             status = CLIENT_GONE
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the log its class and place
+            status = await self._send(self.problem(error, request_id), request_id, send)
+        self.count(route or "other", method, log.quoted(path), status, request_id, began, scope.get("scored"))
+
+    def request_id(self, headers: Mapping[bytes, bytes]) -> str:
+        """The caller's, if it sent a sane one, or a new one."""
+        sent = headers.get(b"x-request-id")
+        return next(self._ids) if sent is None or not REQUEST_ID.fullmatch(sent) else sent.decode()
+
+    def problem(self, error: Exception, request_id: str) -> Problem:
+        """What the client learns of an error, counted; of one that is no Problem, the log learns the class and place."""
+        if not isinstance(error, Problem):
             log.fault(error, request_id)
-            status = await self._send(internal_error(), request_id, send)
-        self.metrics.requests[route or "other", method_label(method), status] += 1
-        self.requests.write(
-            request_id, method, log.quoted(path), status, seconds=perf_counter() - began, scored=scope.get("scored")
-        )
+            error = internal_error()
+        self.metrics.errors[error.code] += 1
+        return error
+
+    def count(
+        self, route: str, method: str, path: str, status: int, request_id: str, began: float, scored: log.Scored | None = None
+    ) -> None:
+        """Counts a request that has had its answer, and logs it; `path` as log.quoted gives it."""
+        self.metrics.requests[route, method_label(method), status] += 1
+        self.requests.write(request_id, method, path, status, seconds=perf_counter() - began, scored=scored)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
         """Any other request, through FastAPI: its route, as the metrics name it, and the status of the answer."""
@@ -126,7 +135,6 @@ class Service(FastAPI):
         return str(getattr(scope.get("route"), "path", known)), status
 
     async def _send(self, problem: Problem, request_id: str, send: Send) -> int:
-        self.metrics.errors[problem.code] += 1
         body = problem.body(request_id)
         await send({"type": "http.response.start", "status": problem.status, "headers": problem.head(body, request_id)})
         await send({"type": "http.response.body", "body": body})

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic, perf_counter
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def answer(live: Live, batch: Batch) -> tuple[Answer, Observed]:
     scores = score_batch(live, batch)
     ended = perf_counter()
     body, warnings = live.writer.write(batch, scores)
-    anomalies = int(scores.is_anomaly.sum())
+    anomalies = int(np.count_nonzero(scores.is_anomaly))
     return (
         Answer(body, len(scores.score), anomalies, began, ended - began),
         Observed(scores.score, scores.p_value, anomalies, warnings),
@@ -104,7 +105,20 @@ def score_batch(live: Live, batch: Batch) -> Scores:
     return scores
 
 
-Waiting = tuple[Live, Batch, "asyncio.Future[Answer]"]
+class Waiter(Protocol):
+    """Who waits for an answer: an asyncio.Future, or whatever else has these of its methods."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, result: Answer, /) -> None:
+        """Takes the answer."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Takes what kept it from being given."""
+
+
+Waiting = tuple[Live, Batch, Waiter]
 
 
 class Batcher:
@@ -113,14 +127,14 @@ class Batcher:
     def __init__(self) -> None:
         self._waiting: list[Waiting] = []
 
-    def submit(self, live: Live, batch: Batch) -> asyncio.Future[Answer]:
-        """The answer to a request of records with the default options, at the end of this turn."""
-        loop = asyncio.get_running_loop()
+    def submit(self, live: Live, batch: Batch, waiter: Waiter) -> None:
+        """Answers a request: of records with the default options at the end of this turn, any other at once."""
+        if not batch.usual:
+            _answer_each([(live, batch, waiter)])
+            return
         if not self._waiting:
-            loop.call_soon(self._drain)
-        future: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append((live, batch, future))
-        return future
+            asyncio.get_running_loop().call_soon(self._drain)
+        self._waiting.append((live, batch, waiter))
 
     def _drain(self) -> None:
         """Scores what waits for the first one's model, MAX_ROWS at most; the rest in the next turn."""
@@ -142,18 +156,18 @@ class Batcher:
                 _answer_each(taken)
                 return
             count(live, observed)
-            for (_, _, future), told in zip(taken, answers, strict=True):
-                future.set_result(told)
+            for (_, _, waiter), told in zip(taken, answers, strict=True):
+                waiter.set_result(told)
         else:
             _answer_each(taken)
 
 
 def _answer_each(taken: Sequence[Waiting]) -> None:
-    for live, batch, future in taken:
+    for live, batch, waiter in taken:
         try:
             told, observed = answer(live, batch)
-        except Exception as error:  # noqa: BLE001 - raised again where the future is awaited
-            future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - whoever waits learns of it
+            waiter.set_exception(error)
         else:
             count(live, observed)
-            future.set_result(told)
+            waiter.set_result(told)

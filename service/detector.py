@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from math import isfinite
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,10 @@ Explain = Literal["flagged", "all", "none"]
 GOLDEN_RTOL = {"CPUExecutionProvider": 1e-5}  # another build of onnxruntime may add in another order
 OTHER_RTOL = 1e-4
 FIELDS = ("score", "elbo", "reconstruction_error", "contributions")
+FALSE, LOW, NONE = np.array([False]), np.array([0], np.int8), np.arange(0)  # what most records are told; made once
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """Answers for N records; M of them, whose places are `explained`, with contributions (M, T) and expected (M, C)."""
 
     alpha: float
@@ -83,7 +83,7 @@ class Detector:
         limit = self.threshold(alpha)
         every = explain == "all"
         answers = self._session.run(x, explain=every)
-        if len(x) == 1 and fdr is None and explain == "flagged" and np.isfinite(answers.score[0]):
+        if len(x) == 1 and fdr is None and explain == "flagged" and isfinite(answers.score[0]):
             return self._score_one(x, answers, used, limit)
         p_value = calibration.p_values(self._calibration, answers.score)
         is_anomaly = p_value <= used if fdr is None else calibration.benjamini_hochberg(p_value, fdr)
@@ -107,24 +107,14 @@ class Detector:
         """What `score` makes of a single record's finite answers, bit for bit, in plain floats: a call of NumPy costs more."""
         score, n = float(answers.score[0]), len(self._ascending)
         p = (1 + n - bisect_left(self._ascending, score)) / (n + 1)
-        flagged = p <= alpha
-        level = int(flagged)
-        if flagged and (score > self._ascending[-1] or p <= alpha / 10):
+        p_value, told = np.array([p]), answers
+        if p > alpha:
+            return Scores(alpha, threshold, answers.score, p_value, FALSE, LOW, *answers[1:3], NONE, *told[3:])
+        level = 1
+        if score > self._ascending[-1] or p <= alpha / 10:
             level = 3 if score - self._ascending[-1] > self._far else 2
-        told = self._session.run(x, explain=True) if flagged else answers
-        return Scores(
-            alpha=alpha,
-            threshold=threshold,
-            score=answers.score,
-            p_value=np.array([p]),
-            is_anomaly=np.array([flagged]),
-            severity=np.array([level], np.int8),
-            elbo=answers.elbo,
-            reconstruction_error=answers.reconstruction_error,
-            explained=np.arange(level > 0),
-            contributions=told.contributions,
-            expected=told.expected,
-        )
+        told, severity = self._session.run(x, explain=True), np.array([level], np.int8)
+        return Scores(alpha, threshold, answers.score, p_value, ~FALSE, severity, *answers[1:3], np.arange(1), *told[3:])
 
     def _check_golden(self) -> None:
         rtol = GOLDEN_RTOL.get(self.provider, OTHER_RTOL)

@@ -17,6 +17,7 @@ from service.manifest import Feature, Manifest
 from service.records import Batch
 
 NOTHING = b"null"
+BLOCK = 512  # records
 EXPECTED, CONTRIBUTION = b',"expected":', b',"contribution":'
 
 
@@ -30,25 +31,28 @@ class Explainer:
         self._categories = {f.name: [orjson.dumps(c) for c in f.categories] for f in manifest.features if f.kind == "categorical"}
 
     def write(self, batch: Batch, scores: Scores) -> list[bytes]:
-        """For each of the M explained records, the JSON list of its contributions.
+        """For each of the M explained records, the JSON list of its contributions: a block of records at a time, which stays in
+        the cache."""
+        told: list[bytes] = []
+        for start in range(0, len(scores.explained), BLOCK):
+            block = slice(start, start + BLOCK)
+            told += self._write(batch, scores.explained[block].tolist(), scores.contributions[block], scores.expected[block])
+        return told
 
-        A feature's objects are made for all records at once; each record then takes its own, in its own order.
-        """
-        places, contributions = scores.explained.tolist(), scores.contributions
+    def _write(
+        self, batch: Batch, places: list[int], contributions: NDArray[np.float32], normal: NDArray[np.float32]
+    ) -> list[bytes]:
+        """A feature's objects are made for all these records at once; each record then takes its own, in its own order."""
         m, terms = contributions.shape
-        if not m:
-            return []
         values = [_values(feature, column) for (feature, _, _), column in zip(self._places, batch.columns(places), strict=True)]
-        expected = [self._expected(feature, scores.expected[:, start:stop]) for feature, start, stop in self._places]
+        expected = [self._expected(feature, normal[:, start:stop]) for feature, start, stop in self._places]
         nothing = [[NOTHING] * m] * (terms - len(values))  # the latent term has no value
         told = floats(contributions.ravel())
         objects = [
             list(
-                map(
-                    b"".join, zip(repeat(head), had, repeat(EXPECTED), normal, repeat(CONTRIBUTION), told[j::terms], repeat(b"}"))
-                )
+                map(b"".join, zip(repeat(head), had, repeat(EXPECTED), usual, repeat(CONTRIBUTION), told[j::terms], repeat(b"}")))
             )
-            for j, (head, had, normal) in enumerate(zip(self._heads, values + nothing, expected + nothing, strict=True))
+            for j, (head, had, usual) in enumerate(zip(self._heads, values + nothing, expected + nothing, strict=True))
         ]
         order = np.argsort(-contributions, axis=1, kind="stable").tolist()
         return [b"[%b]" % b",".join([own[j] for j in row]) for own, row in zip(zip(*objects, strict=True), order, strict=True)]

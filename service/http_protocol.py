@@ -13,7 +13,9 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service import direct
 from service.app import Service
+from service.direct import Exchange
 from service.errors import Problem
 
 SWEEP_SECONDS = 0.5
@@ -25,6 +27,8 @@ _ids = map(f"{os.urandom(6).hex()}-c%x".__mod__, itertools.count(1))
 class LimitedProtocol(HttpToolsProtocol):
     """A connection whose client has so many seconds for the head of a request, and so many for the whole of it."""
 
+    cycle: Any  # uvicorn's, or an Exchange
+
     def connection_made(self, transport: Any) -> None:
         """Starts the clock: a silent connection is late, too."""
         super().connection_made(transport)
@@ -35,6 +39,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._fed = 0  # bytes since the request began
         self._stalled: float | None = None  # since when the client has not taken what was sent
         self._refused = False
+        self._idle: float | None = None  # since when the last Exchange has had its answer
+        self._default_lines, self._default_head = list[tuple[bytes, bytes]](), b""
         if self.server_state not in _sweeping:
             _sweeping.append(self.server_state)
             self.loop.call_later(SWEEP_SECONDS, _sweep, self.loop, self.server_state)
@@ -44,7 +50,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         if self._since is None:
-            self._since = self.loop.time()
+            self._since, self._idle = self.loop.time(), None
         self._fed += len(data)
         super().data_received(data)
         if self._in_head and self._fed > MAX_HEAD_BYTES:
@@ -60,19 +66,51 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = False
         if self._fed > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
             self._refuse_head()
-        if not self._refused:
+        if self._refused:
+            return
+        exchange = direct.begin(self, self.app)
+        if exchange is None:
             super().on_headers_complete()
+        else:
+            self.cycle = exchange
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        if not self._refused:
+        if type(self.cycle) is Exchange:
+            self.cycle.body += body
+        elif not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is whole: its clock stops."""
         self._since, self._fed, self._in_head = None, 0, True
-        if not self._refused:
+        if self._refused:
+            return
+        if type(self.cycle) is Exchange:
+            self.cycle.complete()
+        else:
             super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone, or this side has ended it."""
+        if type(self.cycle) is Exchange and not self.cycle.response_complete:
+            self.cycle.gone()
+        super().connection_lost(exc)
+
+    def on_exchange_complete(self) -> None:
+        """As on_response_complete, but for its timer for idle connections, which the sweep does without."""
+        if self.pipeline:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self._idle = self.loop.time()
+
+    def default_head(self) -> bytes:
+        """The head lines that every answer has."""
+        lines = self.server_state.default_headers  # a new list each second, for the date
+        if lines is not self._default_lines:
+            self._default_lines, self._default_head = lines, b"".join([b"%b: %b\r\n" % pair for pair in lines])
+        return self._default_head
 
     def pause_writing(self) -> None:
         """The client does not take what is sent."""
@@ -100,7 +138,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._stalled is not None and now - self._stalled > self._request_seconds:
             self.transport.abort()
         elif self._since is None:
-            return
+            if self._idle is not None and now - self._idle > self.timeout_keep_alive:
+                self.transport.close()
         elif self._in_head:
             if now - self._since > self._head_seconds:
                 self._refuse(Problem("request_timeout", f"The head of the request was not in within {self._head_seconds:g} s."))
@@ -120,9 +159,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if cycle is None or cycle.response_complete or not cycle.response_started:
             request_id = next(_ids)
             body = problem.body(request_id)
-            head = [*self.server_state.default_headers, *problem.head(body, request_id), (b"connection", b"close")]
+            head = [*problem.head(body, request_id), (b"connection", b"close")]
             lines = b"".join([b"%b: %b\r\n" % pair for pair in head])
-            self.transport.write(b"".join([STATUS_LINE[problem.status], lines, b"\r\n", body]))
+            self.transport.write(b"".join([STATUS_LINE[problem.status], self.default_head(), lines, b"\r\n", body]))
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True  # the application, if it still waits for the body, learns that the client is gone
             cycle.message_event.set()

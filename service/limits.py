@@ -10,6 +10,7 @@ from starlette.types import Message, Receive
 from service.errors import Problem
 
 INFLATE_STEP = 1 << 16
+CLIENT_GONE = 499  # what the log and the metrics say of a request whose client left; nobody receives it
 
 
 class ClientGoneError(Exception):

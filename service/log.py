@@ -26,7 +26,7 @@ class RequestLog:
 
     def __init__(self, log_format: LogFormat, descriptor: int = 2, on: bool = True) -> None:
         self._json, self._descriptor, self._on = log_format == "json", descriptor, on
-        self._lines: list[str] = []
+        self._requests: list[tuple[Any, ...]] = []  # the arguments of _line
         self._writer = ThreadPoolExecutor(1, "log")
         self._second, self._stamp = 0, ""
         self._writing = False
@@ -38,38 +38,44 @@ class RequestLog:
         """Adds a request's line; `path` as `quoted` gives it, and method, too, free of control characters."""
         if not self._on:
             return
-        now = time.time()
+        waiting = self._requests
+        if not waiting and not self._writing:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
+        if len(waiting) < MAX_WAITING:
+            waiting.append((time.time(), request_id, method, path, status, seconds, scored))
+        else:
+            self.dropped += 1
+
+    def _line(
+        self, now: float, request_id: str, method: str, path: str, status: int, seconds: float, scored: Scored | None
+    ) -> str:
         second = int(now)
         if second != self._second:
             self._second, self._stamp = second, _stamp(second)
         stamp = f"{self._stamp}.{int(now * 1000) % 1000:03d}Z"
         if self._json:
             more = "" if scored is None else ',"model":"{}","version":"{}","records":{},"anomalies":{}'.format(*scored)
-            line = (
+            return (
                 f'{{"time":"{stamp}","level":"info","event":"request","request_id":"{request_id}","method":"{method}",'
                 f'"path":{path},"status":{status},"ms":{seconds * 1000:.3f}{more}}}\n'
             )
-        else:
-            more = "" if scored is None else " model={} version={} records={} anomalies={}".format(*scored)
-            line = f"{stamp} info {method} {path} {status} {seconds * 1000:.3f} ms request_id={request_id}{more}\n"
-        waiting = self._lines
-        if not waiting and not self._writing:
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
-        if len(waiting) < MAX_WAITING:
-            waiting.append(line)
-        else:
-            self.dropped += 1
+        more = "" if scored is None else " model={} version={} records={} anomalies={}".format(*scored)
+        return f"{stamp} info {method} {path} {status} {seconds * 1000:.3f} ms request_id={request_id}{more}\n"
 
     def _flush(self) -> None:
-        if self._lines and not self._writing:
-            lines, self._lines, self._writing = self._lines, [], True
+        if self._requests and not self._writing:
+            lines, self._writing = self._take(), True
             done = asyncio.get_running_loop().run_in_executor(self._writer, self._put, lines)
             done.add_done_callback(lambda _: self._written())
 
     def _written(self) -> None:
         self._writing = False
-        if self._lines:  # not at once: under load that would be a change of threads for each request
+        if self._requests:  # not at once: under load that would be a change of threads for each request
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
+
+    def _take(self) -> list[str]:
+        requests, self._requests = self._requests, []
+        return [self._line(*request) for request in requests]
 
     def _put(self, lines: list[str]) -> None:
         rest = memoryview("".join(lines).encode())
@@ -82,8 +88,7 @@ class RequestLog:
     def close(self) -> None:
         """Writes what is left."""
         self._writer.shutdown(wait=True)
-        self._put(self._lines)
-        self._lines = []
+        self._put(self._take())
 
 
 def quoted(text: str, longest: int = 200) -> str:

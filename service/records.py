@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from operator import le
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 from service.arrow import MISSING
 from service.encoding import encode_checked
 from service.manifest import Feature, Manifest
+from service.structs import ABSENT, Unread, decoders, json_type
 from service.validation import Checked, Explain, Validator
 
-# The default of a feature that is left out: JSON cannot hold it, so identity tells it from null. NumPy reads both as missing.
-ABSENT = float("nan")
+LONG = 1 << 20  # bytes of a body whose records are read a block at a time
+BLOCK = 512
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -63,13 +65,14 @@ class Reader:
         self._dropped = tuple(dropped.column for dropped in manifest.dropped)
         names = [feature.name for feature in manifest.features] + [*self._dropped]
         self._keys = len(names)
-        self._texts = [place for place, feature in enumerate(manifest.features) if _type(feature) is str]
+        self._texts = [place for place, feature in enumerate(manifest.features) if json_type(feature) is str]
         self._texts += range(len(manifest.features), self._keys)
         self._colon_in_a_name = any(":" in name for name in names)
         self._width = manifest.width
         self._starts = np.cumsum([0, *(feature.width for feature in manifest.features[:-1])]).tolist()
         self._low, self._high = _range(manifest.features)
-        self._decode, self._decode_record = _decoders(manifest.features, self._dropped)
+        self._least, self._greatest = self._low.tolist(), self._high.tolist()
+        self._decode, self._scan, self._decode_record = decoders(manifest.features, self._dropped)
 
     def read(self, body: bytes) -> Batch:
         """The request in these bytes; raises the Problem that names everything that is wrong with it."""
@@ -85,7 +88,7 @@ class Reader:
             rows = [msgspec.structs.astuple(self._decode_record(line)) for line in lines]
             own = self._own(rows, False)
             x = self._matrix(own, False, len(rows))
-            normal = bool(((x >= self._low) & (x <= self._high)).all())
+            normal = self._is_normal(x)
             keys = self._count_keys(rows, normal)
             text = b"".join(lines)
             if not np.isinf(x).any() and (colons(text) == keys or self._distinct(text, rows, False, keys)):
@@ -95,22 +98,32 @@ class Reader:
         return self._checked(self._slow.lines(lines, first), first)
 
     def _read_fast(self, body: bytes) -> Batch | None:
-        request = self._decode(body)
-        found = self._rows(request)
+        long = len(body) > LONG
+        request = self._scan(body) if long else self._decode(body)
+        found = self._unread(request) if long and request.columns is None else self._rows(request)
         if found is None:
             return None
         rows, columnar, n = found
-        own = self._own(rows, columnar)
-        x = self._matrix(own, columnar, n)
-        normal = bool(((x >= self._low) & (x <= self._high)).all())  # NaN is not
-        if not normal and np.isinf(x).any():
-            return None
         # The keys that are there, each counted once.
         optional = [value for value in (request.alpha, request.fdr, request.explain) if value is not msgspec.UNSET]
+        keys = len(optional) + 1
+        own = self._own(rows, columnar)
         if columnar:
-            keys = len(optional) + 1 + sum(column is not None for column in msgspec.structs.astuple(request.columns))
+            x = self._matrix(own, True, n)
+            normal = self._is_normal(x)
+            keys += sum(column is not None for column in msgspec.structs.astuple(request.columns))
+        elif n == 1:
+            x, normal = self._single(own[0])
+            keys += self._count_keys(rows, normal)
         else:
-            keys = len(optional) + 1 + self._count_keys(rows, normal)
+            x, normal = np.empty((n, self._width), np.float32), True
+            for start in range(0, n, BLOCK):
+                block = rows[start : start + BLOCK]
+                part = x[start : start + BLOCK] = self._matrix(self._own(block, False), False, len(block))
+                usual = self._is_normal(part)
+                normal, keys = normal and usual, keys + self._count_keys(block, usual)
+        if not normal and np.isinf(x).any():
+            return None
         if colons(body) != keys and not self._distinct(body, rows, columnar, keys):
             return None
         batch = Batch(x, own, columnar, normal)
@@ -136,11 +149,19 @@ class Reader:
         self._limit(n)
         return [[None] * n if column is None else column for column in columns], True, n
 
+    def _unread(self, request: Any) -> tuple[Sequence[Any], bool, int] | None:
+        """As _rows, of records that are only read when they are asked for."""
+        n = len(request.records or ())
+        self._limit(n)
+        return (Unread(request.records, self._decode_record), False, n) if n else None
+
     def _own(self, rows: Sequence[Any], columnar: bool) -> Sequence[Any]:
         """The rows or columns without those that training left out."""
         if not self._dropped:
             return rows
         n = len(self._features)
+        if isinstance(rows, Unread):
+            return Unread(rows.texts, rows.decode, n)
         return rows[:n] if columnar else [row[:n] for row in rows]
 
     def _count_keys(self, rows: Sequence[Any], normal: bool) -> int:
@@ -157,8 +178,6 @@ class Reader:
         with np.errstate(over="ignore"):  # infinity is looked for later
             if self._simple and not columnar:
                 return np.array(rows, np.float32)
-            if n == 1 and not columnar:
-                return np.array([self._row(rows[0])], np.float32)
             columns = rows if columnar else list(zip(*rows, strict=True))
             x = np.empty((n, self._width), np.float32)
             for feature, codes, start, values in zip(self._features, self._codes, self._starts, columns, strict=True):
@@ -173,6 +192,21 @@ class Reader:
                 else:
                     x[:, start] = np.array(values, np.float32)
         return x
+
+    def _is_normal(self, x: NDArray[np.float32]) -> bool:
+        """Whether every value of x (N, C) is there and within what training saw."""
+        return bool(((x >= self._low) & (x <= self._high)).all())  # NaN is not
+
+    def _single(self, values: Sequence[Any]) -> tuple[NDArray[np.float32], bool]:
+        """x (1, C) of one record, and whether it is normal: for one row, plain comparisons cost less than NumPy's."""
+        row = values if self._simple else self._row(values)
+        try:
+            if all(map(le, self._least, row)) and all(map(le, row, self._greatest)):
+                return np.array([row], np.float32), True
+        except TypeError:  # None
+            pass
+        with np.errstate(over="ignore"):
+            return np.array([row], np.float32), False
 
     def _row(self, values: Sequence[Any]) -> list[Any]:
         """The row of x (C,) of a single record: with one conversion to NumPy in place of one for each feature."""
@@ -205,51 +239,12 @@ class Reader:
         return self._checked(self._slow.read(body), 0)
 
     def _checked(self, found: Checked, first: int) -> Batch:
-        normal = bool(((found.x >= self._low) & (found.x <= self._high)).all())
-        return Batch(found.x, found.rows, found.columnar, normal, found.alpha, found.fdr, found.explain, first)
+        return Batch(found.x, found.rows, found.columnar, self._is_normal(found.x), found.alpha, found.fdr, found.explain, first)
 
 
 def colons(body: bytes) -> int:
     """How many colons there are; NumPy counts many of them faster, and few of them slower."""
     return body.count(b":") if len(body) < 8192 else int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(":")))
-
-
-def _decoders(features: Sequence[Feature], dropped: Sequence[str]) -> tuple[Any, Any]:
-    """bytes -> a struct of the whole request, and of a single record; both refuse all where a name cannot be a struct's, so that
-    it goes the slow way."""
-    names = {f"f{i}": name for i, name in enumerate([*(feature.name for feature in features), *dropped])}
-    kinds = [*map(_type, features), *[bool | int | float | str for _ in dropped]]
-    types = list(zip(names, kinds, strict=True))
-    options: dict[str, Any] = {"rename": names, "forbid_unknown_fields": True, "gc": False}
-    try:
-        record = msgspec.defstruct("Record", [(key, kind | None, ABSENT) for key, kind in types], **options)
-        columns = msgspec.defstruct("Columns", [(key, list[kind | None], None) for key, kind in types], **options)  # type: ignore[valid-type]
-        request = msgspec.defstruct(
-            "Request",
-            [
-                ("records", list[record], None),  # type: ignore[valid-type]
-                ("columns", columns, None),
-                ("alpha", float | msgspec.UnsetType | None, msgspec.UNSET),
-                ("fdr", float | msgspec.UnsetType | None, msgspec.UNSET),
-                ("explain", Literal["flagged", "all", "none"] | msgspec.UnsetType, msgspec.UNSET),
-            ],
-            forbid_unknown_fields=True,
-        )
-    except ValueError:
-        return _refuse, _refuse
-    return msgspec.json.Decoder(request).decode, msgspec.json.Decoder(record).decode
-
-
-def _refuse(body: bytes) -> Any:  # noqa: ARG001 - stands in for a decoder
-    raise msgspec.DecodeError
-
-
-def _type(feature: Feature) -> Any:
-    if feature.kind == "boolean":
-        return bool
-    if feature.kind == "datetime" or (feature.kind == "categorical" and not feature.integer):
-        return str
-    return int if feature.kind == "categorical" else int | float
 
 
 def _codes(feature: Feature) -> dict[Any, float]:

@@ -18,6 +18,7 @@ from service import batching, log, tabular
 from service.batching import Answer, Batcher, Observed
 from service.errors import Problem, internal_error
 from service.limits import ClientGoneError, Permits, check_length, inflate, read_body
+from service.metrics import STAGES
 from service.registry import Live
 from service.streams import BLOCK, Lines, Pieces, Stream
 from service.validation import query
@@ -43,9 +44,9 @@ class Scoring:
         self._registry, self._keys, self._metrics = service.registry, service.keys, service.metrics
         self.permits = Permits(settings.queue_rows)
         self._metrics.queue_rows = lambda: self.permits.taken
-        self._batcher = Batcher()
+        self.batcher = Batcher()
         self._background = ThreadPoolExecutor(1, "score")
-        self._observe = [service.metrics.stages[stage].observe for stage in ("parse", "queue", "inference", "total")]
+        self._observe = [service.metrics.stages[stage].observe for stage in STAGES]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -65,7 +66,7 @@ class Scoring:
             self.permits.take(1)  # full: says so before the body is read
         message = await receive()
         if message["type"] == "http.disconnect":
-            return
+            raise ClientGoneError
         if content_type == NDJSON:
             await self._stream(scope, Pieces(message, receive, self._limit), send, live, gzipped, began)
             return
@@ -79,11 +80,9 @@ class Scoring:
             arrived = perf_counter()
             batch = live.reader.read(body)
             parse = perf_counter() - arrived
-            if batch.usual:
-                answer = await self._batcher.submit(live, batch)
-            else:
-                answer, observed = batching.answer(live, batch)
-                batching.count(live, observed)
+            future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            self.batcher.submit(live, batch, future)
+            answer = await future
             queue = answer.began - arrived - parse
         else:
             rows = estimate_rows(body, live.detector.manifest.width, gzipped)
@@ -92,9 +91,13 @@ class Scoring:
         extent = (b"content-length", b"%d" % len(answer.body))
         await send(start(content_type, extent, request_id, server_timing(parse, queue, answer.inference, total)))
         await send({"type": "http.response.body", "body": answer.body})
-        for observe, seconds in zip(self._observe, (parse, queue, answer.inference, total), strict=True):
-            observe(seconds)
+        self.observe(parse, queue, answer.inference, total)
         scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
+
+    def observe(self, *seconds: float) -> None:
+        """Counts the seconds of parse, queue, inference and total."""
+        for observe, spent in zip(self._observe, seconds, strict=True):
+            observe(spent)
 
     async def _find(self, path: str) -> Live:
         parts = path.split("/")  # "", "models", name, "score", or with "versions", version in between
@@ -121,7 +124,7 @@ class Scoring:
                     spent = (block.parse, block.began - queued, block.answer.inference)
                     seconds = [sum(pair) for pair in zip(seconds, spent, strict=True)]
                     if not started:
-                        timing = server_timing(*seconds, perf_counter() - began)
+                        timing = server_timing(seconds[0], seconds[1], seconds[2], perf_counter() - began)
                         extent = (b"content-length", b"%d" % len(block.answer.body)) if ended else (b"connection", b"close")
                         await send(start(NDJSON, extent, request_id, timing))
                         started = True
@@ -142,8 +145,7 @@ class Scoring:
             await send(part(b"", more=False))
         finally:
             pieces.close()
-        for observe, spent_in in zip(self._observe, (*seconds, perf_counter() - began), strict=True):
-            observe(spent_in)
+        self.observe(*seconds, perf_counter() - began)
         scope["scored"] = (live.name, live.version, records, anomalies)
 
     async def _in_background(self, live: Live, rows: int, work: Callable[[], Done]) -> tuple[Answer, float, float]:
@@ -189,9 +191,9 @@ def media_type(content_type: bytes) -> bytes:
     return name
 
 
-def start(content_type: bytes, extent: tuple[bytes, bytes], request_id: str, timing: tuple[bytes, bytes]) -> Message:
+def start(content_type: bytes, extent: tuple[bytes, bytes], request_id: str, timing: bytes) -> Message:
     """The head of a 200; extent: the header that says where its body ends."""
-    headers = [(b"content-type", content_type), extent, (b"x-request-id", request_id.encode()), timing]
+    headers = [(b"content-type", content_type), extent, (b"x-request-id", request_id.encode()), (b"server-timing", timing)]
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
@@ -200,10 +202,10 @@ def part(body: bytes, *, more: bool) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
-def server_timing(*seconds: float) -> tuple[bytes, bytes]:
-    """The header, of parse, queue, inference and total."""
-    milliseconds = tuple(1e3 * second for second in seconds)
-    return b"server-timing", b"parse;dur=%.3f, queue;dur=%.3f, inference;dur=%.3f, total;dur=%.3f" % milliseconds
+def server_timing(parse: float, queue: float, inference: float, total: float) -> bytes:
+    """The header's value."""
+    milliseconds = 1e3 * parse, 1e3 * queue, 1e3 * inference, 1e3 * total
+    return b"parse;dur=%.3f, queue;dur=%.3f, inference;dur=%.3f, total;dur=%.3f" % milliseconds
 
 
 def is_gzip(encoding: bytes) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import onnxruntime
@@ -15,14 +14,13 @@ from numpy.typing import NDArray
 from service.manifest import BundleError
 
 Provider = Literal["auto", "cuda", "cpu"]
-SLICE = 1024  # rows a run: memory does not grow with the request, and a slice stays in the cache
+SLICE = 512  # rows a run: memory does not grow with the request, and a slice stays in the cache
 NAMES = ("score", "elbo", "reconstruction_error", "contributions", "expected")
 VERSION: str = onnxruntime.__version__
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """What the graph says of N records; contributions (N, T) and expected (N, C) only where asked for, else of no rows."""
 
     score: NDArray[np.float32]
@@ -44,8 +42,7 @@ class Session:
             raise BundleError(f"scorer.onnx must take one float input x of {width} columns")
         if tuple(output.name for output in outputs) != NAMES:
             raise BundleError(f"scorer.onnx must give {', '.join(NAMES)}")
-        self._terms = int(outputs[3].shape[1])
-        self._width = width
+        self._nothing = [np.empty((0, int(outputs[3].shape[1])), np.float32), np.empty((0, width), np.float32)]
         self._scores_only = onnxruntime.RunOptions()
         self._scores_only.only_execute_path_to_fetches = True  # the reasons are not computed where nobody asks for them
         # onnxruntime keeps what a path needs per set of outputs without a lock; one run at a time is also what one core can do.
@@ -64,8 +61,7 @@ class Session:
         return cast("list[NDArray[np.float32]]", answers)
 
     def _answers(self, told: list[NDArray[np.float32]]) -> Answers:
-        reasons = told[3:] or [np.empty((0, self._terms), np.float32), np.empty((0, self._width), np.float32)]
-        return Answers(told[0][:, 0], told[1][:, 0], told[2][:, 0], *reasons)
+        return Answers(told[0][:, 0], told[1][:, 0], told[2][:, 0], *(told[3:] or self._nothing))
 
 
 def load(graph: bytes, provider: Provider = "auto") -> Any:
@@ -85,6 +81,7 @@ def load(graph: bytes, provider: Provider = "auto") -> Any:
         session = onnxruntime.InferenceSession(graph, options, providers=wanted)
     except Exception as error:  # onnxruntime raises a class of its own for each kind of fault, with no base
         raise BundleError(f"onnxruntime refuses the graph: {type(error).__name__}") from error
+    session.disable_fallback()  # a GPU that fails later is an error: onnxruntime would go on on the CPU without a word
     used = cast(str, session.get_providers()[0])
     if provider == "cuda" and used != CUDA:
         raise BundleError("provider cuda: no usable GPU (the session fell back to the CPU); check the driver and CUDA libraries")

@@ -93,3 +93,17 @@ def test_models_do_not_mix(serve: Serve, models_dir: Any) -> None:
 
     answers = [answer.json() for answer in client.run(ask())]
     assert [(answer["model"], answer["results"][0]["score"]) for answer in answers] == [("tiny", 36.0), ("double", 72.0)] * 6
+
+
+def test_a_model_that_raises_is_told_to_whoever_waits_for_it(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve()
+    live = client.app.registry.default()
+    monkeypatch.setattr(live.detector, "score", lambda *_: 1 / 0)
+
+    async def ask() -> BaseException | None:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        client.app.scoring.batcher.submit(live, live.reader.read(b'{"records":[{"amount":1}]}'), future)
+        await asyncio.wait([future])
+        return future.exception()
+
+    assert isinstance(client.run(ask()), ZeroDivisionError)

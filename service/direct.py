@@ -1,0 +1,133 @@
+"""Small requests for scores, answered in the callbacks of their connection: no task, future or ASGI message is made for them.
+
+An Exchange takes the place of uvicorn's RequestResponseCycle. Only a request that is plain in every way gets one, by `begin`; all
+others, and whatever is refused before its body is read, go through the ASGI application, which does the same in more steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from service.batching import Answer
+from service.errors import Problem
+from service.limits import CLIENT_GONE
+from service.registry import Live
+from service.scoring import JSON, ROUTES, server_timing
+
+if TYPE_CHECKING:
+    from service.app import Service
+
+OF_A_MODEL = re.compile(rb"/models/([A-Za-z0-9._-]+)/score")
+LONG_WAY = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
+
+
+class Exchange:
+    """A request, from its head to the last byte of its answer. What waits for its scores, as a future would."""
+
+    __slots__ = (
+        "_arrived",
+        "_began",
+        "_live",
+        "_parse",
+        "_path",
+        "_protocol",
+        "_request_id",
+        "_route",
+        "_service",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+    )
+    message_event = asyncio.Event()  # uvicorn sets it where the client goes; nobody waits for it
+    response_started = False  # head and body leave together
+
+    def __init__(self, protocol: Any, service: Service, live: Live, route: str, path: str, request_id: str) -> None:
+        self._began = self._arrived = perf_counter()
+        self._parse = 0.0
+        self._protocol, self._service, self._live = protocol, service, live
+        self._route, self._path, self._request_id = route, path, request_id
+        self.body, self.keep_alive = b"", protocol.parser.should_keep_alive()
+        self.disconnected = self.response_complete = False
+
+    def complete(self) -> None:
+        """The body is whole: it is read now, and scored with those that came in the same turn of the event loop."""
+        self._arrived = perf_counter()
+        try:
+            batch = self._live.reader.read(self.body)
+        except Exception as error:  # noqa: BLE001 - told to the client as far as it may know
+            self.set_exception(error)
+            return
+        self._parse = perf_counter() - self._arrived
+        self._service.scoring.batcher.submit(self._live, batch, self)
+
+    def done(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.disconnected or self._protocol.transport.is_closing()
+
+    def set_result(self, answer: Answer) -> None:
+        """Sends a 200."""
+        spent = (self._parse, answer.began - self._arrived - self._parse, answer.inference, perf_counter() - self._began)
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\nserver-timing: %b\r\n" % (
+            len(answer.body),
+            self._request_id.encode(),
+            server_timing(*spent),
+        )
+        self._send(200, head, answer.body)
+        self._service.scoring.observe(*spent)
+        self._count(200, (self._live.name, self._live.version, answer.records, answer.anomalies))
+
+    def set_exception(self, error: Exception) -> None:
+        """Sends the problem that this is, or a 500."""
+        problem = self._service.problem(error, self._request_id)
+        body = problem.body(self._request_id)
+        self._send(problem.status, b"".join([b"%b: %b\r\n" % pair for pair in problem.head(body, self._request_id)]), body)
+        self._count(problem.status)
+
+    def gone(self) -> None:
+        """The client has left before its answer."""
+        self._count(CLIENT_GONE)
+
+    def _send(self, status: int, head: bytes, body: bytes) -> None:
+        protocol = self._protocol
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        protocol.transport.write(b"".join((STATUS_LINE[status], protocol.default_head(), head, close, b"\r\n", body)))
+        self.response_complete = True
+        if not self.keep_alive:
+            protocol.transport.close()
+        protocol.on_exchange_complete()
+
+    def _count(self, status: int, scored: tuple[str, str, int, int] | None = None) -> None:
+        self._service.count(self._route, "POST", self._path, status, self._request_id, self._began, scored)
+
+
+def begin(protocol: Any, service: Service) -> Exchange | None:
+    """The exchange for the request whose head has just arrived, or None where it has to go through the application."""
+    url, model = protocol.url, None
+    if url != b"/score" and (model := OF_A_MODEL.fullmatch(url)) is None:
+        return None
+    headers, parser, before = dict(protocol.headers), protocol.parser, protocol.cycle
+    content_type, length = headers.get(b"content-type", JSON), int(headers.get(b"content-length", 0))
+    if (
+        parser.get_method() != b"POST"
+        or parser.get_http_version() != "1.1"
+        or not 0 < length <= service.settings.inline_bytes
+        or not LONG_WAY.isdisjoint(headers)
+        or (content_type != JSON and content_type.split(b";", 1)[0].strip().lower() != JSON)
+        or service.draining
+        or protocol.flow.write_paused
+        or not (before is None or before.response_complete)
+    ):
+        return None
+    try:
+        service.keys.check_api(headers)
+        live = service.registry.default() if model is None else service.registry.get(model[1].decode())
+    except Problem:
+        return None
+    route, path = (ROUTES[0], '"/score"') if model is None else (ROUTES[1], f'"{url.decode()}"')
+    return Exchange(protocol, service, live, route, path, service.request_id(headers))

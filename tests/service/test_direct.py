@@ -1,0 +1,142 @@
+"""Small requests that skip the application's layers: nobody can tell, but by the time."""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.client import Client
+from tests.service.test_http_protocol import BODY, POST, WHOLE, Server, read_answer, serving
+from tests.service.tiny_bundle import GOOD, ODD
+
+KEY = b"X-API-Key: right\r\n"
+BODIES: list[Any] = [
+    {"records": [GOOD]},
+    {"records": [ODD, GOOD]},
+    {"records": [ODD], "explain": "none"},
+    {"records": [{}], "alpha": 0.5},
+    {"columns": {"amount": [1, 2]}, "explain": "all"},
+    {"records": [{"amount": "wrong"}]},
+    {"records": [{"amount": 3.4e38, "count": 3.4e38}]},
+    {"records": [GOOD], "alpha": 1e-9},
+    {"records": []},
+    "no object",
+]
+
+
+@pytest.fixture(scope="module")
+def server(bundle_dir: Path) -> Iterator[Server]:
+    with serving(bundle_dir, api_keys="right", log_requests="false") as started:
+        yield started
+
+
+def request(body: bytes, more: bytes = KEY, path: bytes = b"/score") -> bytes:
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%b" % (path, more)
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def chunked(body: bytes) -> bytes:
+    return POST + KEY + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+def same(status: int, document: Any) -> Any:
+    return status, {name: value for name, value in document.items() if name != "request_id"}
+
+
+@pytest.mark.parametrize("path", [b"/score", b"/models/tiny/score"])
+def test_the_short_way_answers_as_the_long_way_and_as_the_application(server: Server, service: Client, path: bytes) -> None:
+    for body in BODIES:
+        text = json.dumps(body).encode()
+        short = server.ask(request(text, path=path))
+        long = server.ask(chunked(text).replace(b"/score", path))
+        inside = service.post(path.decode(), content=text)
+        assert same(short[0], short[2]) == same(long[0], long[2]) == same(inside.status_code, inside.json())
+        assert short[1].keys() == long[1].keys()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (request(BODY, b""), 401),
+        (request(BODY, b"Authorization: Bearer right\r\n"), 200),
+        (request(BODY, KEY, b"/models/none/score"), 404),
+        (request(BODY, KEY, b"/models/../score"), 404),
+        (request(BODY, KEY, b"/score?x=1"), 200),
+        (request(BODY, KEY).replace(b"application/json", b"application/json; charset=utf-8"), 200),
+        (request(BODY, KEY).replace(b"application/json", b"text/plain"), 415),
+        (request(BODY, KEY).replace(b"HTTP/1.1", b"HTTP/1.0"), 200),
+        (request(gzip.compress(BODY), KEY + b"Content-Encoding: gzip\r\n"), 200),
+        (request(BODY, KEY).replace(b"POST", b"PUT"), 405),
+        (request(b"", KEY), 400),
+    ],
+)
+def test_what_is_not_plain_is_answered_all_the_same(server: Server, sent: bytes, status: int) -> None:
+    assert server.ask(sent)[0] == status
+
+
+def test_the_callers_request_id_comes_back_if_it_is_sane(server: Server) -> None:
+    assert server.ask(request(BODY, KEY + b"X-Request-ID: mine-1\r\n"))[1]["x-request-id"] == "mine-1"
+    assert server.ask(request(BODY, KEY + b"X-Request-ID: {forged}\r\n"))[1]["x-request-id"] != "{forged}"
+    _, headers, problem = server.ask(request(b"{", KEY + b"X-Request-ID: mine-2\r\n"))
+    assert headers["x-request-id"] == problem["request_id"] == "mine-2"
+
+
+def test_server_timing_names_its_stages(server: Server) -> None:
+    timing = server.ask(request(BODY))[1]["server-timing"]
+    assert re.fullmatch(r"parse;dur=[\d.]+, queue;dur=[\d.]+, inference;dur=[\d.]+, total;dur=[\d.]+", timing)
+
+
+def test_a_body_that_comes_in_drops_is_scored(server: Server) -> None:
+    with server.connect() as connection:
+        for byte in request(BODY):
+            connection.sendall(bytes([byte]))
+        assert read_answer(connection)[0] == 200
+
+
+def test_pipelined_requests_of_both_ways_are_answered_in_order(server: Server) -> None:
+    ways = [request(BODY), chunked(BODY), request(b"{"), request(BODY), request(BODY, b""), request(BODY)]
+    sent = [way.replace(b"Host: x", b"X-Request-ID: r%d" % i) for i, way in enumerate(ways)]
+    with server.connect() as connection:
+        connection.sendall(b"".join(sent))
+        text = b""
+        while len(re.findall(rb"HTTP/1.1 \d+", text)) < len(ways) or not text.endswith(b"}"):
+            text += connection.recv(65536)
+    assert re.findall(rb"HTTP/1.1 (\d+)", text) == [b"200", b"200", b"400", b"200", b"401", b"200"]
+    assert [int(i) for i in re.findall(rb"x-request-id: r(\d)", text)] == list(range(len(ways)))
+
+
+def test_a_client_that_asks_to_close_is_left_with_its_answer(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(request(BODY, KEY + b"Connection: close\r\n"))
+        status, headers, _ = read_answer(connection)
+        assert (status, headers["connection"]) == (200, "close")
+        assert connection.recv(1) == b""
+
+
+def test_both_ways_are_counted_alike(bundle_dir: Path) -> None:
+    with serving(bundle_dir, log_requests="false") as server:
+        for sent in (WHOLE, request(b"{", b""), chunked(BODY), request(BODY, b"", b"/models/tiny/score")):
+            server.ask(sent)
+        with server.connect() as connection:  # leaves in the middle of its body
+            connection.sendall(WHOLE[:-5])
+        while 'status="499"' not in (text := metrics(server)):
+            pass
+    for line in (
+        'anomaly_requests_total{method="POST",route="/score",status="200"} 2.0',
+        'anomaly_requests_total{method="POST",route="/score",status="400"} 1.0',
+        'anomaly_requests_total{method="POST",route="/score",status="499"} 1.0',
+        'anomaly_requests_total{method="POST",route="/models/{name}/score",status="200"} 1.0',
+        'anomaly_errors_total{code="invalid_json"} 1.0',
+        'anomaly_request_seconds_count{stage="total"} 3.0',
+    ):
+        assert line in text.splitlines()
+
+
+def metrics(server: Server) -> str:
+    with server.connect() as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n")
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()

@@ -1,0 +1,70 @@
+"""Long bodies are read a block of records at a time; what they are read as is the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import records
+from service.errors import Problem
+from service.manifest import read_bundle
+from service.records import BLOCK, LONG, Batch, Reader
+from tests.service.client import Client
+from tests.service.tiny_bundle import GOOD, NUMBERS, ODD, publish
+
+BODIES: list[Any] = [
+    {"records": [GOOD, ODD, {}, {"amount": None, "country": "a:b"}] * 300, "alpha": 0.05},
+    {"records": [GOOD] * (2 * BLOCK), "explain": "all"},
+    {"records": [GOOD]},
+    {"records": []},
+    {"records": [GOOD] * 3001},
+    {"records": [GOOD, {"amount": 1e39}]},
+    {"records": [GOOD, {"at": "yesterday"}]},
+    {"records": [GOOD, {"unknown": 1}]},
+    {"records": [GOOD], "columns": {"amount": [1]}},
+    {"columns": {"amount": [1.5] * 600, "country": ["at", None, "xx"] * 200}},
+    {"columns": {"amount": [1, 2], "country": ["at"]}},
+    [],
+]
+TEXTS = [
+    b'{"records":[{"amount":1,"amount":2}]}',
+    b'{"records":[{"amount":1},{"country":"a:b","country":"c"}]}',
+    b'{"records":[{"amount":1},{"amount":NaN}]}',
+    b'{"records":[{"amount":1},]}',
+    b'{"records":[{"amount":1}],"records":[{"amount":2}]}',
+]
+
+
+def told(reader: Reader, body: bytes) -> Any:
+    try:
+        batch: Batch = reader.read(body)
+    except Problem as problem:
+        return problem.code, problem.detail, problem.errors
+    places = list(range(len(batch.x)))
+    options = batch.columnar, batch.normal, batch.alpha, batch.fdr, batch.explain
+    return batch.x.tobytes(), repr(batch.columns(places)), len(batch.rows), options
+
+
+@pytest.mark.parametrize("body", [*(json.dumps(body).encode() for body in BODIES), *TEXTS], ids=range(len(BODIES) + len(TEXTS)))
+@pytest.mark.parametrize("options", [{}, {"features": NUMBERS}, {"dropped": ("note",)}], ids=["all kinds", "numbers", "dropped"])
+def test_a_body_is_read_alike_at_once_and_block_by_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], body: bytes
+) -> None:
+    if "features" in options:
+        body = body.replace(b'"amount"', b'"f0"').replace(b'"count"', b'"f1"')
+    reader = Reader(read_bundle(publish(tmp_path, **options)).manifest, 3000)
+    at_once = told(reader, body)
+    monkeypatch.setattr(records, "LONG", 0)
+    assert told(reader, body) == at_once
+
+
+def test_a_long_body_is_answered_as_its_records_are_alone(service: Client) -> None:
+    rows = [{**GOOD, "amount": float(amount), "count": None if amount % 7 else 3} for amount in range(10_000)]
+    text = json.dumps({"records": rows})
+    assert len(text) > LONG
+    answer = service.score(text.encode())["results"]
+    random = np.random.default_rng(0)
+    for place in random.choice(len(rows), 40, replace=False).tolist():
+        assert service.score({"records": [rows[place]]})["results"] == [answer[place]]
