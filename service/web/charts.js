@@ -23,7 +23,7 @@ function frame(width, highest, format, name) {
 function drawLines(host, { seconds, series, format, limit, name }) {
   const width = Math.max(host.clientWidth, 240), span = Math.max(sum(seconds), 60);
   const values = series.flatMap((line) => line.values).filter((value) => value !== null);
-  const highest = 1.08 * Math.max(...values, limit ? 1.5 * limit.value : 0, 1e-9);
+  const highest = 1.08 * (Math.max(...values, limit ? 1.5 * limit.value : 0) || 1);
   const { picture, y } = frame(width, highest, format, name);
   const x = (ago) => width - RIGHT - ((width - LEFT - RIGHT) * ago) / span;
   let left = sum(seconds);
@@ -34,7 +34,8 @@ function drawLines(host, { seconds, series, format, limit, name }) {
       if (value === null) return void (before = false);
       const [px, py] = [x(middles[i]).toFixed(1), y(value).toFixed(1)];
       const alone = !before && (line.values[i + 1] ?? null) === null;
-      path += `${before ? "L" : "M"}${px} ${py}${alone ? "h2" : ""}`;
+      path += `${before ? "L" : "M"}${px} ${py}`;
+      if (alone) picture.append(svg("circle", { class: `alone ${line.style}`, cx: px, cy: py, r: 3 }));
       before = true;
     });
     if (line.area && middles.length > 1) {
@@ -96,7 +97,7 @@ function drawLimit(picture, line, label, x, anchor) {
 function figure(title, legend) {
   const plot = el("div", { class: "plot" }), table = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title });
   const details = el("details", {}, el("summary", {}, "As a table"), table);
-  const words = legend.flatMap(([style, text]) => [style ? el("span", { class: `key ${style}` }) : "", el("span", {}, text)]);
+  const words = legend.map(([style, text]) => el("span", { class: "entry" }, el("span", { class: `key ${style}` }), text));
   const whole = el("figure", {}, el("figcaption", {}, el("h3", {}, title), el("p", {}, ...words)), plot, details);
   let rows = () => [[], []];
   const fill = () => details.open && table.replaceChildren(asTable(...rows()));

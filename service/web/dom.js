@@ -18,8 +18,10 @@ const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const exact = new Intl.NumberFormat("en", { maximumSignificantDigits: 6, useGrouping: false });
 const number = (value) => (Math.abs(value) >= 1000 ? whole.format(Math.round(value)) : short.format(value));
+const points = (value) => (Math.abs(value) >= 1000 ? whole.format(Math.round(value)) : value.toFixed(2));
 const percent = (share) => `${short.format(100 * share)}\u00a0%`;
 const probability = (p) => (p < 0.0001 ? p.toExponential(1) : String(Number(p.toPrecision(2))));
+const counted = (n, word) => `${whole.format(n)} ${word}${n === 1 ? "" : "s"}`;
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 
 function told(value) {

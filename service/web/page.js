@@ -108,7 +108,7 @@ function show() {
     tile("Records", whole.format(records), `${period}, now ${number(perSecond(now.records))}/s`),
     tile("Flagged", records ? percent(anomalies / records) : "–", `${whole.format(anomalies)}; asked for: ${percent(now.alpha)} of normal ones`),
     tile("Threshold", number(now.threshold), `of the score, ${now.score_kind}`),
-    tile("Requests", `${number(perSecond(now.requests))}/s`, `${whole.format(sum(now.errors))} errors ${period}`),
+    tile("Requests", `${number(perSecond(now.requests))}/s`, `${counted(sum(now.errors), "error")} ${period}`),
     tile("Time of a request", time(latest(now.p50_ms)), `99 % within ${time(latest(now.p99_ms))}`),
   );
   $("process").hidden = now.workers === 1;
@@ -130,7 +130,7 @@ function draw() {
   lines("rate", `Share of records flagged; ${total ? percent(flagged / total) : "none scored"}`, percent, [{ name: "share", style: "a", values: shares }], alpha);
   lines("latency", "Time of scoring requests", (ms) => `${number(ms)} ms`, [
     { name: "median, ms", style: "a", values: now.p50_ms }, { name: "99 %, ms", style: "b", values: now.p99_ms }]);
-  lines("requests", `Requests a second; ${whole.format(sum(now.requests))} scored, ${whole.format(sum(now.errors))} errors`, number, [
+  lines("requests", `Requests a second; ${whole.format(sum(now.requests))} scored, ${counted(sum(now.errors), "error")}`, number, [
     { name: "scored", style: "a", area: true, values: rates(now.requests) }, { name: "errors", style: "b", values: rates(now.errors) }]);
   const buckets = (key, { bounds, counts, expected }, limit, beyond, name) =>
     figures[key].show((host) => drawBuckets(host, { bounds, counts, expected, limit, beyond, name }),

@@ -11,7 +11,7 @@ function reasons(contributions, { flagged, values, shown = 8 }) {
       "div", { class: "reason", role: "listitem" },
       el("span", {}, name),
       el("span", { class: "track", "aria-hidden": "true" }, bar),
-      el("span", { class: "number" }, one.contribution.toFixed(2)),
+      el("span", { class: "number" }, points(one.contribution)),
       el("span", { class: "had" }, ...(values && one.feature !== "_kl" ? had(one) : [])),
     );
   });
@@ -54,7 +54,7 @@ function flaggedItem(record, values) {
     "summary", {},
     el("time", { datetime: at.toISOString(), title: at.toLocaleString() }, at.toLocaleTimeString([], { hour12: false })),
     el("span", { class: `badge ${record.severity}` }, record.severity),
-    el("span", {}, `score ${record.score.toFixed(2)}`),
+    el("span", {}, `score ${points(record.score)}`),
     el("span", {}, `p ${probability(record.p_value)}`),
     el("span", { class: "soft" }, weightiest.join(", ") || "no reasons were asked for"),
   );

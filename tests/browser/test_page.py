@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from service.app import create_app
 from service.settings import Settings
+from tests.service.serving import serving
 from tests.service.tiny_bundle import GOOD, ODD
 
 SIZES = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 390), "phone-dark": ("dark", 390)}
@@ -43,20 +41,15 @@ def address(bundle_dir: Path) -> Iterator[str]:
     settings = Settings(
         models_dir=bundle_dir, provider="cpu", reload_seconds=0, log_requests=False, api_keys=("k1",), page_values=True
     )
-    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until = time.monotonic() + 20
-    while not server.started and time.monotonic() < until:
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    with httpx.Client(base_url=url, headers={"X-API-Key": "k1"}) as client:
-        for body in ({"records": [GOOD] * 60}, {"records": [GOOD, ODD]}, {"columns": {"amount": [5.0, 1e5]}, "explain": "none"}):
-            client.post("/score", json=body).raise_for_status()
-    yield url
-    server.should_exit = True
-    thread.join(20)
+    with serving(create_app(settings)) as url:
+        with httpx.Client(base_url=url, headers={"X-API-Key": "k1"}) as client:
+            for body in (
+                {"records": [GOOD] * 60},
+                {"records": [GOOD, ODD]},
+                {"columns": {"amount": [5.0, 1e5]}, "explain": "none"},
+            ):
+                client.post("/score", json=body).raise_for_status()
+        yield url
 
 
 class Visit:
