@@ -17,12 +17,13 @@ function reasons(contributions, { flagged, values, shown = 8 }) {
   });
   const list = el("div", { class: `reasons ${flagged ? "flagged" : ""}`, role: "list", "aria-label": "Contributions to the score" });
   list.append(...rows.slice(0, shown));
-  if (rows.length > shown) {
-    const more = el("button", { type: "button" }, `Show the other ${rows.length - shown}`);
-    more.addEventListener("click", () => more.replaceWith(...rows.slice(shown)));
-    list.append(more);
-  }
-  return list;
+  if (rows.length <= shown) return list;
+  const more = el("button", { type: "button" }, `Show the other ${rows.length - shown}`);
+  more.addEventListener("click", () => {
+    list.append(...rows.slice(shown));
+    more.remove();
+  });
+  return el("div", { class: "why" }, list, more);
 }
 
 function had(one) {

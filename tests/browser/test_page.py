@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from service.app import create_app
 from service.settings import Settings
+from tests.service import tiny_bundle
 from tests.service.serving import serving
 from tests.service.tiny_bundle import GOOD, ODD
 
@@ -187,6 +188,23 @@ def test_every_control_has_a_name_and_every_chart_is_told_in_words(visit: Visit)
     assert len(ids) == len(set(ids))
     page.locator("#charts summary").first.click()
     expect(page.locator("#charts table tbody tr").first).to_be_visible()
+
+
+def test_an_open_service_of_several_models_lets_choose(browser: Browser, models_dir: Path) -> None:
+    tiny_bundle.publish(models_dir, "numbers", features=tiny_bundle.NUMBERS)
+    settings = Settings(models_dir=models_dir, provider="cpu", reload_seconds=0, log_requests=False)
+    with serving(create_app(settings)) as address:
+        visit = Visit(browser, address)
+        page = visit.page
+        expect(page.get_by_role("heading", name="numbers")).to_be_visible()
+        page.get_by_role("combobox", name="Model").select_option("tiny")
+        expect(page.get_by_role("heading", name="tiny")).to_be_visible()
+        page.get_by_label("amount", exact=True).fill("1e5")
+        page.get_by_role("button", name="Score", exact=True).click()
+        expect(page.locator("#latest li")).to_have_count(1)
+        expect(page.locator("#latest .had b")).to_have_count(0)  # no values, unless a setting says so
+        assert visit.faults() == []
+        visit.context.close()
 
 
 def test_docs_are_drawn_without_the_internet(browser: Browser, address: str) -> None:
