@@ -1,4 +1,7 @@
-"""The latest flagged records of a version, for the page: the last few, and of their values nothing unless the settings say so."""
+"""The latest flagged records of a version, for the page: the last few, and of their values nothing unless the settings say so.
+
+Those whose request asked for no contributions are left out: without values or reasons there would be nothing to look at.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ class Flagged(NamedTuple):
     score: float
     p_value: float
     severity: str
-    contributions: NDArray[np.float32] | None  # (T,); None where the request asked for none
-    x: NDArray[np.float32] | None  # (C,); None where values are not to be kept
+    contributions: NDArray[np.float32]  # (T,)
+    x: NDArray[np.float32] | None  # (C,); None where values are not to be kept, as is `expected`
     expected: NDArray[np.float32] | None  # (C,)
 
 
@@ -40,13 +43,13 @@ class Latest:
         self._places = count()
 
     def note(self, x: NDArray[np.float32], scores: Scores) -> None:
-        """Keeps the flagged among the records x (N, C): the last of them, where there are more than are kept."""
+        """Keeps the flagged among the records x (N, C), some of which are explained: the last of them, if there are too many."""
         if not self._kept:
             return
         rows, at = np.flatnonzero(scores.is_anomaly)[-self._kept :], time.time()
-        told = np.searchsorted(scores.explained, rows) if len(scores.explained) else None
-        contributions = None if told is None else scores.contributions[told]
-        expected = scores.expected[told] if self._values and told is not None else None
+        told = np.searchsorted(scores.explained, rows)
+        contributions = scores.contributions[told]
+        expected = scores.expected[told] if self._values else None
         values = x[rows] if self._values else None
         self._records.extend(
             Flagged(
@@ -55,7 +58,7 @@ class Latest:
                 float(scores.score[row]),
                 float(scores.p_value[row]),
                 SEVERITIES[scores.severity[row]],
-                None if contributions is None else contributions[i],
+                contributions[i],
                 None if values is None else values[i],
                 None if expected is None else expected[i],
             )
@@ -76,10 +79,8 @@ class Latest:
             for flagged in reversed(list(self._records))
         ]
 
-    def _contributions(self, flagged: Flagged) -> list[dict[str, Any]] | None:
-        if flagged.contributions is None:
-            return None
-        terms = [
+    def _contributions(self, flagged: Flagged) -> list[dict[str, Any]]:
+        terms: list[dict[str, Any]] = [
             {"feature": name, "contribution": float(str(part))}
             for name, part in zip(self._manifest.terms, flagged.contributions, strict=True)
         ]

@@ -175,7 +175,7 @@ class FlaggedRecord(BaseModel):
     score: float
     p_value: float
     severity: Literal["low", "medium", "high", "critical"]
-    contributions: list[FlaggedTerm] | None = Field(description="largest first; null where the request asked for none")
+    contributions: list[FlaggedTerm] = Field(description="largest first")
 
 
 class ActivityDocument(BaseModel):
@@ -198,7 +198,9 @@ class ActivityDocument(BaseModel):
     anomalies: list[int]
     scores: Histogram
     p_values: Histogram
-    latest: list[FlaggedRecord] = Field(description="of the served version, latest first, 50 at most")
+    latest: list[FlaggedRecord] = Field(
+        description="of the served version, latest first, 50 at most; only those whose request asked for contributions"
+    )
 
 
 class ExampleRecord(BaseModel):

@@ -50,23 +50,19 @@ function showLatest(latest, values) {
 }
 
 function flaggedItem(record, values) {
-  const at = new Date(1000 * record.time), weightiest = (record.contributions ?? []).slice(0, 3).map((one) => one.feature);
+  const at = new Date(1000 * record.time), weightiest = record.contributions.slice(0, 3).map((one) => one.feature);
   const summary = el(
     "summary", {},
     el("time", { datetime: at.toISOString(), title: at.toLocaleString() }, at.toLocaleTimeString([], { hour12: false })),
     el("span", { class: `badge ${record.severity}` }, record.severity),
     el("span", {}, `score ${points(record.score)}`),
     el("span", {}, `p ${probability(record.p_value)}`),
-    el("span", { class: "soft" }, weightiest.join(", ") || "no reasons were asked for"),
+    el("span", { class: "soft" }, weightiest.join(", ")),
   );
   const details = el("details", {}, summary);
   details.addEventListener("toggle", () => {
     if (!details.open || details.children.length > 1) return;
-    details.append(
-      record.contributions
-        ? reasons(record.contributions, { flagged: true, values, shown: 6 })
-        : el("p", { class: "reasons" }, "Its request asked for no contributions (\"explain\": \"none\", or an Arrow table)."),
-    );
+    details.append(reasons(record.contributions, { flagged: true, values, shown: 6 }));
   });
   return el("li", {}, details);
 }

@@ -47,7 +47,7 @@ def address(bundle_dir: Path) -> Iterator[str]:
             for body in (
                 {"records": [GOOD] * 60},
                 {"records": [GOOD, ODD]},
-                {"columns": {"amount": [5.0, 1e5]}, "explain": "none"},
+                {"columns": {"amount": [5.0, 1e5]}},
             ):
                 client.post("/score", json=body).raise_for_status()
         yield url

@@ -131,11 +131,21 @@ def test_values_are_there_where_the_setting_asks_for_them(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("body", [{"records": [ODD], "explain": "none"}, {"columns": {"amount": [1e6]}, "explain": "none"}])
-def test_a_record_whose_request_asks_for_no_reasons_is_listed_without(serve: Serve, body: dict[str, Any]) -> None:
-    client = serve(page_values=True)
+def test_a_record_whose_request_asks_for_no_reasons_is_counted_and_not_listed(serve: Serve, body: dict[str, Any]) -> None:
+    client = serve()
     client.score(body)
-    (kept,) = told(client)["latest"]
-    assert kept["contributions"] is None
+    document = told(client)
+    assert (document["anomalies"], document["latest"]) == ([1], [])
+
+
+def test_of_columns_and_of_an_fdr_set_the_flagged_are_listed_with_their_own_reasons(serve: Serve) -> None:
+    client = serve()
+    for body in ({"columns": {"amount": [1.0, 1e5, 2.0, 1e6]}}, {"records": [ODD, GOOD, ODD], "fdr": 0.05, "explain": "all"}):
+        client.score(body)
+    latest = told(client)["latest"]
+    assert len(latest) == 4
+    for record in latest:
+        assert sum(one["contribution"] for one in record["contributions"]) == pytest.approx(record["score"], rel=1e-5)
 
 
 def test_the_latest_come_first_and_only_some_are_kept(serve: Serve) -> None:
