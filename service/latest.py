@@ -46,7 +46,7 @@ class Latest:
         """Keeps the flagged among the records x (N, C), some of which are explained: the last of them, if there are too many."""
         if not self._kept:
             return
-        rows, at = np.flatnonzero(scores.is_anomaly)[-self._kept :], time.time()
+        rows, at = np.flatnonzero(scores.is_anomaly & np.isfinite(scores.score))[-self._kept :], time.time()
         told = np.searchsorted(scores.explained, rows)
         contributions = scores.contributions[told]
         expected = scores.expected[told] if self._values else None

@@ -21,8 +21,9 @@ from service.errors import Problem
 from service.limits import read_body
 from service.manifest import Manifest
 from service.metrics import SCORES
+from service.page_schemas import ActivityDocument, ExampleRecord
 from service.routes import App, needs_key, threshold_as_written
-from service.schemas import ActivityDocument, ExampleRecord, problems
+from service.schemas import problems
 
 page = APIRouter(tags=["page"])
 SCRIPTS = ("dom.js", "charts.js", "records.js", "page.js")

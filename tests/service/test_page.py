@@ -148,6 +148,16 @@ def test_of_columns_and_of_an_fdr_set_the_flagged_are_listed_with_their_own_reas
         assert sum(one["contribution"] for one in record["contributions"]) == pytest.approx(record["score"], rel=1e-5)
 
 
+def test_a_record_without_a_finite_score_is_not_listed(serve: Serve) -> None:
+    client = serve()
+    check_problem(
+        client.post("/score", json={"records": [{**ODD, "amount": 3e38, "count": 300000000000000000000000000000000000000}]}),
+        422,
+        "not_scorable",
+    )
+    assert told(client)["latest"] == []
+
+
 def test_the_latest_come_first_and_only_some_are_kept(serve: Serve) -> None:
     client = serve()
     client.score({"records": [ODD] * (KEPT + 20)})
