@@ -18,7 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from service import log, routes
+from service import docs_page, log, page, routes
+from service.activity import Activity
 from service.auth import Keys
 from service.errors import Problem, from_status, internal_error
 from service.limits import CLIENT_GONE, ClientGoneError
@@ -45,6 +46,7 @@ class Service(FastAPI):
             title="Tabular anomaly detection",
             version=product_version(),
             lifespan=_lifespan,
+            docs_url=None,
             redoc_url=None,
             swagger_ui_oauth2_redirect_url=None,
         )
@@ -52,6 +54,7 @@ class Service(FastAPI):
         self.settings = settings
         self.keys = Keys(settings)
         self.metrics = Metrics()
+        self.activity = Activity(self.metrics)
         self.registry = Registry(settings, self.metrics)
         self.scoring = Scoring(self)
         self.requests = log.RequestLog(settings.log_format, on=settings.log_requests)
@@ -62,6 +65,8 @@ class Service(FastAPI):
             self.router.routes.append(Route(path, self.scoring, methods=["POST"], include_in_schema=False))
         self.include_router(routes.health)
         self.include_router(routes.models)
+        self.include_router(page.page)
+        self.include_router(docs_page.router)
         self.add_exception_handler(HTTPException, _refuse_framework)
         self.add_exception_handler(Problem, _refuse)
         self.add_exception_handler(Exception, _refuse_fault)
@@ -194,8 +199,11 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
     if service.keys.open:
         log.event(WARNING, "no API key is set: anybody who reaches this port may score; set ANOMALY_API_KEYS")
     await service.registry.start()
+    if service.settings.page:
+        service.activity.start()
     yield
     service.draining = True
+    await service.activity.stop()
     await service.registry.stop()
     service.scoring.close()
     service.requests.close()

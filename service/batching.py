@@ -102,6 +102,8 @@ def score_batch(live: Live, batch: Batch) -> Scores:
         live.failed = True  # /health will ask the model itself before it says that all is well
         raise
     live.scored_at, live.failed = monotonic(), False
+    if len(scores.explained):
+        live.latest.note(batch.x, scores)
     return scores
 
 

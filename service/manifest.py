@@ -19,7 +19,8 @@ SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
 GRAPHS = ("encoder.onnx", "decoder.onnx", "scorer.onnx")
-FILES = (*GRAPHS, "report.html")
+REPORT = "report.html"
+FILES = (*GRAPHS, REPORT)
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_FILE_BYTES = 1 << 30
 # No name reaches the file system unless it looks like this: no separator, no leading dot, no surprise.

@@ -22,7 +22,18 @@ from service import log
 from service.answers import Writer
 from service.detector import Detector
 from service.errors import Problem
-from service.manifest import CURRENT, NAME, BundleError, check_name, current_version, list_models, list_versions, read_bundle
+from service.latest import KEPT, Latest
+from service.manifest import (
+    CURRENT,
+    NAME,
+    REPORT,
+    BundleError,
+    check_name,
+    current_version,
+    list_models,
+    list_versions,
+    read_bundle,
+)
 from service.metrics import Metrics, ModelCounts
 from service.records import Reader
 from service.settings import Settings
@@ -35,11 +46,12 @@ T = TypeVar("T")
 class Live:
     """One version of a model: loaded, proven on its golden records, and everything that its requests need, made once."""
 
-    def __init__(self, detector: Detector, max_records: int) -> None:
+    def __init__(self, detector: Detector, settings: Settings) -> None:
         self.detector, self.name, self.version = detector, detector.name, detector.version
-        self.reader = Reader(detector.manifest, max_records)
+        self.reader = Reader(detector.manifest, settings.max_records)
         self.writer = Writer(detector.manifest, detector.version)
         self.counts = ModelCounts()
+        self.latest = Latest(detector.manifest, KEPT if settings.page else 0, values=settings.page_values)
         self.loaded_at = datetime.now(UTC)
         self.scored_at = time.monotonic()  # when it last gave a score
         self.failed = False  # whether it has failed since
@@ -163,6 +175,15 @@ class Registry:
         """The published versions of a model."""
         return await self._in_thread(list_versions, self._folder, check_name(name))
 
+    async def report(self, live: Live) -> bytes:
+        """The training report of a loaded version, as its manifest has it; raises the 503 where it is no longer there so."""
+        try:
+            bundle = await self._in_thread(read_bundle, self._folder / live.name / live.version, (REPORT,))
+        except BundleError as error:
+            log.event(logging.ERROR, "report refused", model=live.name, version=live.version, reason=str(error))
+            raise self._not_ready(f"The report of version {live.version} cannot be read.", {}) from None
+        return bundle.files[REPORT]
+
     async def refresh(self) -> None:
         """Takes up every new CURRENT; what is refused is logged and counted, once for each time CURRENT was written."""
         for name in await self._in_thread(list_models, self._folder):
@@ -239,7 +260,7 @@ def load(models_dir: Path, name: str, version: str, settings: Settings) -> Live:
     bundle = read_bundle(models_dir / check_name(name) / check_name(version, "version"))
     if bundle.manifest.name != name:
         raise BundleError(f"{models_dir / name / version}: its manifest is of another model, '{bundle.manifest.name}'")
-    return Live(Detector(bundle, settings.provider), settings.max_records)
+    return Live(Detector(bundle, settings.provider), settings)
 
 
 def _written(path: Path) -> int:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from service import metrics
 from service.errors import CODES, Problem
-from service.manifest import NAME, BundleError
+from service.manifest import NAME, BundleError, Manifest
 from service.registry import Live
 from service.schemas import FeatureInfo, Health, ModelDetail, ModelList, ModelSummary, Probe, Reloaded, problems
 
@@ -180,6 +180,10 @@ def _summary(name: str, live: Live | None, default: str | None) -> dict[str, Any
         "ready": live is not None and not live.failed,
         "score_kind": manifest.score_kind if manifest else None,
         "alpha": manifest.alpha if manifest else None,
-        # As /score writes it: in the digits of float32.
-        "threshold": float(str(np.float32(manifest.threshold))) if manifest else None,
+        "threshold": threshold_as_written(manifest) if manifest else None,
     }
+
+
+def threshold_as_written(manifest: Manifest) -> float:
+    """The threshold as /score writes it: in the digits of float32."""
+    return float(str(np.float32(manifest.threshold)))

@@ -84,6 +84,8 @@ class Settings:
     admin_keys_file: Path | None = _setting(None, Path, "a file of such keys")
     metrics_need_key: bool = _setting(False, _truth, "whether GET /metrics asks for an API key")
     docs_need_key: bool = _setting(False, _truth, "whether /docs and /openapi.json ask for an API key")
+    page: bool = _setting(True, _truth, "whether / is a page for people; without it, nothing is kept for it either")
+    page_values: bool = _setting(False, _truth, "whether the page shows values of the latest flagged records; else none are kept")
     max_body_bytes: int = _setting(16 << 20, _whole(1024), "the largest body, also after inflating; above it 413")
     max_records: int = _setting(10_000, _whole(1), "the most records a request; above it 413")
     queue_rows: int = _setting(40_000, _whole(1), "the most rows waiting or being scored in the background; above it 429")

@@ -43,9 +43,10 @@ def main() -> int:
     step("3. The service:\n   ANOMALY_MODELS_DIR=.demo/models python -m service serve")
     with serving(models) as address:
         right = ask(address)
-        step(f"The page of the API: {address}/docs   its health: {address}/health   its metrics: {address}/metrics")
-        if os.environ.get("DEMO_EXIT") != "1":
-            print("Serving until Ctrl-C.", flush=True)
+        stays = os.environ.get("DEMO_EXIT") != "1"
+        step(f"Its API: {address}/docs   its health: {address}/health   its metrics: {address}/metrics")
+        print(f"{'Serving until Ctrl-C. ' if stays else ''}The page to look at it: {address}/", flush=True)
+        if stays:
             try:
                 while True:
                     time.sleep(3600)

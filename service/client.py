@@ -1,0 +1,270 @@
+"""A client: typed answers, many records in batches, and retries that wait as long as the service asks for.
+
+    with Client("http://localhost:8000", key="...") as client:
+        answer = client.score([{"amount": 12.5, "country": "DE"}])
+        print(answer.results[0].is_anomaly)
+
+Client blocks, AsyncClient is the same with await. Imports only httpx and msgspec, so that it can be used where no service is
+installed; `score_table` loads arro3, the service's own Arrow, when it is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import httpx
+import msgspec
+
+from service.client_answers import Answer, ColumnAnswer, Health, Model, ServiceError, error
+from service.client_retries import RETRIED_ERRORS, Retries
+
+__all__ = ["Answer", "AsyncClient", "Client", "ColumnAnswer", "Health", "Model", "Retries", "ServiceError"]
+
+Record = Mapping[str, Any]
+Explain = Literal["flagged", "all", "none"]
+T = TypeVar("T")
+BATCH = 1000
+JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+class _Requests:
+    """What both clients send, and how they read the answers: nothing here waits."""
+
+    def __init__(
+        self, url: str, key: str | None, model: str | None, version: str | None, retries: Retries | None, **options: Any
+    ) -> None:
+        if version is not None and model is None:
+            raise ValueError("a version is one of a model: name the model, too")
+        self.retries = retries or Retries()
+        at = f"/models/{model}" if model is not None else ""
+        self._score_path = f"{at}/versions/{version}/score" if version is not None else f"{at}/score"
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._options = {"base_url": url, "headers": headers, "timeout": 30.0, **options}
+
+    def _score(self, form: str, data: Any, alpha: float | None, fdr: float | None, explain: Explain) -> dict[str, Any]:
+        given = {form: data, "alpha": alpha, "fdr": fdr, "explain": explain}
+        body = msgspec.json.encode({name: value for name, value in given.items() if value is not None})
+        return {"method": "POST", "url": self._score_path, "content": body, "headers": {"Content-Type": JSON}}
+
+    def _arrow(self, body: bytes, alpha: float | None, fdr: float | None) -> dict[str, Any]:
+        rates = {name: rate for name, rate in (("alpha", alpha), ("fdr", fdr)) if rate is not None}
+        headers = {"Content-Type": ARROW}
+        return {"method": "POST", "url": self._score_path, "params": rates, "content": body, "headers": headers}
+
+    @staticmethod
+    def _get(path: str) -> dict[str, Any]:
+        return {"method": "GET", "url": path}
+
+
+class Client(_Requests):
+    """Blocks until the answer is there. To be closed, or used with `with`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        version: str | None = None,
+        retries: Retries | None = None,
+        **options: Any,
+    ) -> None:
+        """`model` and `version`: who scores, by default the service's default; `options`: those of httpx.Client."""
+        super().__init__(url, key, model, version, retries, **options)
+        self._http = httpx.Client(**self._options)
+
+    def score(
+        self, records: Sequence[Record], *, alpha: float | None = None, fdr: float | None = None, explain: Explain = "flagged"
+    ) -> Answer:
+        """The answer to one request, with a result for each record. Raises ServiceError."""
+        return self._ask(self._score("records", records, alpha, fdr, explain), Answer)
+
+    def score_columns(
+        self,
+        columns: Mapping[str, Sequence[Any]],
+        *,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        explain: Explain = "none",
+    ) -> ColumnAnswer:
+        """The same, columns in and columns out: the cheapest form. Raises ServiceError."""
+        return self._ask(self._score("columns", columns, alpha, fdr, explain), ColumnAnswer)
+
+    def score_batches(
+        self, records: Iterable[Record], *, size: int = BATCH, alpha: float | None = None, explain: Explain = "flagged"
+    ) -> Iterator[Answer]:
+        """An answer for each `size` records of any number, in order; takes no more of them than the next request needs."""
+        for batch in batches(records, size):
+            yield self.score(batch, alpha=alpha, explain=explain)
+
+    def score_table(self, table: Any, *, size: int = 10 * BATCH, alpha: float | None = None) -> Any:
+        """A table of score, p_value and is_anomaly for whatever speaks Arrow: pandas, Polars, DuckDB, PyArrow.
+
+        Sent `size` rows at a time; the answer is an arro3 Table, which all of them take.
+        """
+        from service.client_tables import join, split  # noqa: PLC0415 - Arrow is loaded where it is used
+
+        return join([self._send(self._arrow(body, alpha, None)) for body in split(table, size)])
+
+    def model(self, name: str) -> Model:
+        """What is to know of a model. Raises ServiceError."""
+        return self._ask(self._get(f"/models/{name}"), Model)
+
+    def health(self) -> Health:
+        """That it can score. Raises ServiceError with status 503 where it cannot, without retrying."""
+        return _read(self._http.request(**self._get("/health")), Health)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _ask(self, request: dict[str, Any], kind: type[T]) -> T:
+        return msgspec.json.decode(self._send(request), type=kind)
+
+    def _send(self, request: dict[str, Any]) -> bytes:
+        for wait in self.retries.waits():
+            answer = None
+            try:
+                answer = self._http.request(**request)
+            except RETRIED_ERRORS:
+                if wait.last:
+                    raise
+            if answer is not None and not wait.again(answer):
+                return _content(answer)
+            time.sleep(wait.seconds)
+        raise AssertionError  # the last of the waits returns or raises
+
+
+class AsyncClient(_Requests):
+    """Client, with await. Several requests may be under way at once."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        version: str | None = None,
+        retries: Retries | None = None,
+        **options: Any,
+    ) -> None:
+        """As Client; `options`: those of httpx.AsyncClient."""
+        super().__init__(url, key, model, version, retries, **options)
+        self._http = httpx.AsyncClient(**self._options)
+
+    async def score(
+        self, records: Sequence[Record], *, alpha: float | None = None, fdr: float | None = None, explain: Explain = "flagged"
+    ) -> Answer:
+        """As Client.score."""
+        return await self._ask(self._score("records", records, alpha, fdr, explain), Answer)
+
+    async def score_columns(
+        self,
+        columns: Mapping[str, Sequence[Any]],
+        *,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        explain: Explain = "none",
+    ) -> ColumnAnswer:
+        """As Client.score_columns."""
+        return await self._ask(self._score("columns", columns, alpha, fdr, explain), ColumnAnswer)
+
+    async def score_batches(
+        self,
+        records: Iterable[Record],
+        *,
+        size: int = BATCH,
+        alpha: float | None = None,
+        explain: Explain = "flagged",
+        at_once: int = 1,
+    ) -> AsyncIterator[Answer]:
+        """As Client.score_batches, with up to `at_once` requests under way."""
+        waiting: list[asyncio.Task[Answer]] = []
+        try:
+            for batch in batches(records, size):
+                waiting.append(asyncio.create_task(self.score(batch, alpha=alpha, explain=explain)))
+                if len(waiting) >= at_once:
+                    yield await waiting.pop(0)
+            while waiting:
+                yield await waiting.pop(0)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def score_table(self, table: Any, *, size: int = 10 * BATCH, alpha: float | None = None) -> Any:
+        """As Client.score_table."""
+        from service.client_tables import join, split  # noqa: PLC0415 - Arrow is loaded where it is used
+
+        return join([await self._send(self._arrow(body, alpha, None)) for body in split(table, size)])
+
+    async def model(self, name: str) -> Model:
+        """As Client.model."""
+        return await self._ask(self._get(f"/models/{name}"), Model)
+
+    async def health(self) -> Health:
+        """As Client.health."""
+        return _read(await self._http.request(**self._get("/health")), Health)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _ask(self, request: dict[str, Any], kind: type[T]) -> T:
+        return msgspec.json.decode(await self._send(request), type=kind)
+
+    async def _send(self, request: dict[str, Any]) -> bytes:
+        for wait in self.retries.waits():
+            answer = None
+            try:
+                answer = await self._http.request(**request)
+            except RETRIED_ERRORS:
+                if wait.last:
+                    raise
+            if answer is not None and not wait.again(answer):
+                return _content(answer)
+            await asyncio.sleep(wait.seconds)
+        raise AssertionError  # the last of the waits returns or raises
+
+
+def batches(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    """The records in lists of `size`, the last one shorter."""
+    if size < 1:
+        raise ValueError(f"a batch of {size} records: 1 is the least")
+    batch: list[Record] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _read(answer: httpx.Response, kind: type[T]) -> T:
+    return msgspec.json.decode(_content(answer), type=kind)
+
+
+def _content(answer: httpx.Response) -> bytes:
+    if answer.status_code != httpx.codes.OK:
+        raise error(answer.status_code, answer.content, answer.headers.get("X-Request-ID", ""))
+    return answer.content

@@ -1,0 +1,228 @@
+"""service.client, against a real server on a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from service import client_retries
+from service.app import create_app
+from service.client import AsyncClient, Client, Retries, ServiceError
+from service.client_retries import Wait
+from service.settings import Settings
+from tests.service.serving import serving
+from tests.service.tiny_bundle import GOOD, ODD
+
+ROOT = Path(__file__).parents[2]
+
+
+class Moody:
+    """The service behind a gateway that, as often as it was told to, answers something else first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.service = create_app(settings)
+        self.refusals: list[tuple[int, dict[str, str]]] = []
+        self.scored = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers."""
+        if scope["type"] == "http" and scope["method"] == "POST" and self.refusals:
+            status, headers = self.refusals.pop(0)
+            await receive()
+            head = [(name.encode(), value.encode()) for name, value in headers.items()]
+            await send({"type": "http.response.start", "status": status, "headers": head})
+            await send({"type": "http.response.body", "body": b"<html>no</html>"})
+            return
+        self.scored += scope["type"] == "http" and scope["method"] == "POST"
+        await self.service(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def gateway(bundle_dir: Path) -> Moody:
+    settings = Settings(
+        models_dir=bundle_dir, provider="cpu", reload_seconds=0, log_requests=False, api_keys=("k1",), max_records=500
+    )
+    return Moody(settings)
+
+
+@pytest.fixture(scope="module")
+def address(gateway: Moody) -> Iterator[str]:
+    with serving(gateway) as url:
+        yield url
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[Client]:
+    with Client(address, key="k1") as made:
+        yield made
+
+
+def test_answers_are_typed(client: Client) -> None:
+    answer = client.score([GOOD, ODD])
+    assert (answer.model, answer.alpha, len(answer.results)) == ("tiny", 0.01, 2)
+    assert [result.is_anomaly for result in answer.results] == [False, True]
+    assert answer.results[0].contributions is None
+    reasons = answer.results[1].contributions
+    assert reasons is not None
+    assert (reasons[0].feature, reasons[0].value) == ("amount", 100000.0)
+    assert sum(reason.contribution for reason in reasons) == pytest.approx(answer.results[1].score, rel=1e-5)
+    assert {warning.code for warning in answer.results[1].warnings} == {"out_of_range", "unknown_category"}
+
+
+def test_columns_model_and_health(client: Client) -> None:
+    told = client.score_columns({"amount": [1.0, 1e5], "country": ["de", None]}, alpha=0.05)
+    assert (told.alpha, told.results.is_anomaly) == (0.05, [False, True])
+    model = client.model("tiny")
+    assert [feature.kind for feature in model.features][:3] == ["numeric", "numeric", "categorical"]
+    assert client.health().version == model.version == told.version
+
+
+def test_any_number_of_records_goes_in_batches_as_they_come(client: Client, gateway: Moody) -> None:
+    taken = 0
+
+    def records() -> Iterator[dict[str, Any]]:
+        nonlocal taken
+        for place in range(1_050):
+            taken += 1
+            yield {**GOOD, "amount": float(place)}
+
+    before, answers = gateway.scored, client.score_batches(records(), size=500, explain="none")
+    first = next(answers)
+    assert taken == 500
+    sizes = [len(answer.results) for answer in (first, *answers)]
+    assert sizes == [500, 500, 50]
+    assert gateway.scored - before == 3
+
+
+def test_an_async_client_has_several_requests_under_way_and_keeps_their_order(address: str, client: Client) -> None:
+    records = [{**GOOD, "amount": float(place)} for place in range(100)]
+    meant = [result.score for result in client.score(records).results]
+
+    async def score() -> list[float]:
+        async with AsyncClient(address, key="k1", model="tiny") as made:
+            assert (await made.health()).model == (await made.model("tiny")).name == "tiny"
+            assert (await made.score_columns({"amount": [1.0]})).results.is_anomaly == [False]
+            answers = made.score_batches(records, size=7, at_once=4)
+            return [result.score async for answer in answers for result in answer.results]
+
+    assert asyncio.run(score()) == meant
+
+
+def test_an_error_is_an_exception_with_code_and_places(client: Client) -> None:
+    with pytest.raises(ServiceError, match=r"records\[1\]\.amount: not a number") as caught:
+        client.score([GOOD, {"amount": "12"}])
+    error = caught.value
+    assert (error.status, error.code) == (422, "invalid_records")
+    assert [place.loc for place in error.errors] == ["records[1].amount"]
+    assert error.request_id
+
+
+def test_a_wrong_key_is_not_retried(address: str) -> None:
+    with Client(address, key="nonsense") as client, pytest.raises(ServiceError) as caught:
+        client.score([GOOD])
+    assert (caught.value.status, caught.value.code) == (401, "unauthorized")
+
+
+def test_it_waits_as_long_as_retry_after_says(client: Client, gateway: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("service.client.time.sleep", waited.append)
+    gateway.refusals = [(429, {"retry-after": "7"}), (503, {"retry-after": "3"}), (502, {})]
+    assert len(client.score([GOOD]).results) == 1
+    assert waited[:2] == [7, 3]
+    assert 0 < waited[2] < 1
+
+
+def test_an_async_client_retries_as_well(address: str, gateway: Moody) -> None:
+    gateway.refusals = [(429, {"retry-after": "0"}), (503, {"retry-after": "0"})]
+
+    async def score() -> int:
+        async with AsyncClient(address, key="k1") as made:
+            return len((await made.score([GOOD])).results)
+
+    assert asyncio.run(score()) == 1
+    assert gateway.refusals == []
+
+
+def test_it_gives_up_in_the_end_and_tells_what_answered(address: str, gateway: Moody) -> None:
+    gateway.refusals = [(502, {}) for _ in range(3)]
+    with Client(address, key="k1", retries=Retries(times=2, first=0.001)) as client, pytest.raises(ServiceError) as caught:
+        client.score([GOOD])
+    assert (caught.value.status, caught.value.code) == (502, "unknown")
+    assert gateway.refusals == []
+
+
+def test_a_wait_longer_than_allowed_is_not_begun() -> None:
+    def wait(retry_after: str, left: float, *, last: bool = False) -> tuple[bool, float]:
+        one = Wait(0.1, left, last=last)
+        return one.again(httpx.Response(503, headers={"Retry-After": retry_after})), one.seconds
+
+    assert wait("30", 60) == (True, 30)
+    assert wait("61", 60)[0] is False
+    assert wait("0", 60, last=True)[0] is False
+    assert wait("soon", 60) == (True, 0.1)
+    again, seconds = wait(format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True), 60)
+    assert again
+    assert 10 < seconds <= 20
+    assert wait(format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True), 60) == (True, 0)
+
+
+def test_waits_grow_and_end() -> None:
+    waits = list(client_retries.Retries(times=3, first=0.1).waits())
+    assert [wait.last for wait in waits] == [False, False, False, True]
+    assert all(0.05 * 2**place <= wait.seconds <= 0.1 * 2**place for place, wait in enumerate(waits))
+    assert next(client_retries.Retries(seconds=0).waits()).last
+
+
+def test_a_service_that_is_not_there_is_an_httpx_error_after_the_retries() -> None:
+    with Client("http://127.0.0.1:9", retries=Retries(times=1, first=0.001)) as client, pytest.raises(httpx.ConnectError):
+        client.score([GOOD])
+
+
+def test_a_table_goes_in_parts_and_comes_back_whole(client: Client, gateway: Moody) -> None:
+    table = pa.table({"amount": [float(place) for place in range(1_200)], "country": ["de"] * 1_200})
+    before = gateway.scored
+    scores = pa.table(client.score_table(table, size=500, alpha=0.05))
+    assert gateway.scored - before == 3
+    assert scores.column_names == ["score", "p_value", "is_anomaly"]
+    told = client.score_columns({"amount": table["amount"].to_pylist()[:500], "country": ["de"] * 500}).results
+    assert scores["p_value"].to_pylist()[:500] == told.p_value
+    with pytest.raises(TypeError, match="does not speak Arrow"):
+        client.score_table([1])
+    with pytest.raises(ValueError, match="no rows"):
+        client.score_table(table.slice(0, 0))
+
+
+def test_bad_arguments_are_told_before_anything_is_sent() -> None:
+    with pytest.raises(ValueError, match="name the model"):
+        Client("http://127.0.0.1:9", version="v1")
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ValueError, match="1 is the least"):
+        next(client.score_batches([GOOD], size=0))
+
+
+def test_it_needs_nothing_of_the_server() -> None:
+    heavy = {
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "pydantic",
+        "numpy",
+        "orjson",
+        "prometheus_client",
+        "arro3",
+        "onnxruntime",
+        "torch",
+    }
+    code = f"import service.client, sys; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
