@@ -29,6 +29,9 @@ MAX_FILE_BYTES = 1 << 30
 # No name reaches the file system unless it looks like this: no separator, no leading dot, no surprise.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+# What a fit calls a version: its time, and the first digits of the SHA-256 of the manifest.
+VERSION = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{6})")
+
 Kind = Literal["numeric", "categorical", "boolean", "datetime"]
 ScoreKind = Literal["surprise", "elbo", "reconstruction"]
 KL = "_kl"  # the name of the latent term among the contributions of an elbo score
@@ -200,6 +203,9 @@ def read_bundle(folder: Path, only: Sequence[str] = FILES, trusted: Sequence[Pat
             from service.signature import check  # noqa: PLC0415 - it needs what is defined here
 
             check(content, signed, trusted)
+        named = VERSION.fullmatch(folder.name)
+        if named and not hashlib.sha256(content).hexdigest().startswith(named[1]):
+            raise BundleError(f"{MANIFEST} is not the one that the version is named after; copy or publish the bundle again")
         manifest = parse_manifest(content)
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from error

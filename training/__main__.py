@@ -38,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"training {args.command}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"training {args.command}: {error}; what was served before goes on; mend it and run this again", file=sys.stderr)
+        print(
+            f"training {args.command}: {error}; the versions that are published are whole; mend it and run this again",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
