@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # gpu: onnxruntime-gpu, which falls back to the CPU where there is no GPU. cpu: the small onnxruntime.
 RUNTIME ?= gpu
+AUDIT := .venv-audit
 STAMP := $(VENV)/.installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types test check demo docker bench-detection example clean
+.PHONY: help install format lint types test check demo docker bench-detection example torture audit sbom clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +18,7 @@ install: $(STAMP)  ## make the environment in .venv; does nothing when it is up 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 install")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[$(RUNTIME),train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[$(RUNTIME),train,dev,sign]'
 	touch $@
 
 format: install  ## format the code, and mend what ruff can
@@ -50,5 +51,24 @@ docker:  ## build the image of the service (TARGET=cpu or gpu)
 bench-detection: install  ## detection quality on labelled tables (DATA=folder of .npz)
 	$(BIN)/python benchmarks/detection.py --data $(DATA)
 
+torture: install  ## faults and attacks at full count: a table, and one JSON line (RUNS="hostile_bundles ..." for some)
+	$(BIN)/python -W ignore -m tests.torture $(RUNS)
+
+$(AUDIT)/.installed: pyproject.toml constraints.txt
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit cyclonedx-bom
+	touch $@
+
+audit: install $(AUDIT)/.installed  ## known vulnerabilities of what is installed; fails, and says so, where they cannot be looked up
+	@$(BIN)/python -m pip list --format freeze --exclude-editable | grep -v '^\(pip\|setuptools\)==' > $(AUDIT)/installed.txt
+	@rm -f $(AUDIT)/audit.json
+	@$(AUDIT)/bin/pip-audit --requirement $(AUDIT)/installed.txt --no-deps --disable-pip --progress-spinner off \
+		--format json --output $(AUDIT)/audit.json; code=$$?; \
+	if [ ! -s $(AUDIT)/audit.json ]; then echo "audit: NOT DONE: the list of vulnerabilities cannot be reached, see above" >&2; exit 3; fi; \
+	exit $$code
+
+sbom: install $(AUDIT)/.installed  ## what is installed, as CycloneDX JSON: sbom.json
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON --output-file sbom.json $(BIN)/python
+
 clean:  ## remove what was made here, the environment too
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build *.egg-info
+	rm -rf $(VENV) $(AUDIT) sbom.json .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build *.egg-info
