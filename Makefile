@@ -60,12 +60,7 @@ $(AUDIT)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 audit: install $(AUDIT)/.installed  ## known vulnerabilities of what is installed; fails, and says so, where they cannot be looked up
-	@$(BIN)/python -m pip list --format freeze --exclude-editable | grep -v '^\(pip\|setuptools\)==' > $(AUDIT)/installed.txt
-	@rm -f $(AUDIT)/audit.json
-	@$(AUDIT)/bin/pip-audit --requirement $(AUDIT)/installed.txt --no-deps --disable-pip --progress-spinner off \
-		--format json --output $(AUDIT)/audit.json; code=$$?; \
-	if [ ! -s $(AUDIT)/audit.json ]; then echo "audit: NOT DONE: the list of vulnerabilities cannot be reached, see above" >&2; exit 3; fi; \
-	exit $$code
+	@$(BIN)/python .ci/audit $(BIN)/python $(AUDIT)/bin/pip-audit
 
 sbom: install $(AUDIT)/.installed  ## what is installed, as CycloneDX JSON: sbom.json
 	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON --output-file sbom.json $(BIN)/python
