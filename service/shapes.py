@@ -36,7 +36,12 @@ class Rows(int):
         return Rows(int(self) * int(_counted(other)))
 
     def __floordiv__(self, other: int) -> Rows:
+        if isinstance(other, Rows):
+            raise TypeError("n divided by n")
         return Rows(int(self) // int(_counted(other)))
+
+    def __rfloordiv__(self, other: int) -> Rows:
+        raise TypeError("divided by n: the fewer the more")
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -152,7 +157,7 @@ def _slice(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
         elif data.numbers is not None:
             raise GraphError("a part of a shape that depends on n")
         elif end >= 0 and step > 0:
-            shape[axis] = min(shape[axis], end)  # at most; what is left when n is small is less
+            shape[axis] = Rows(min(shape[axis], end))  # at most; what is left when n is small is less
     numbers = None if data.numbers is None else np.asarray(data.numbers[tuple(cut)], dtype=object)
     return [Tensor(tuple(shape), None, numbers)], 0
 

@@ -102,6 +102,24 @@ BOMBS: dict[str, tuple[bytes, str]] = {
         ),
         "depends on the records",
     ),
+    "much by n": (
+        model(
+            node("Shape", ["x"], ["s"]), node("Div", ["t", "s"], ["u"]), node("ConstantOfShape", ["u"], ["y"]), t=whole(1 << 20)
+        ),
+        "depends on the records",
+    ),
+    "an element at the length of a part": (
+        model(
+            node("Slice", ["x", "zero", "k", "zero"], ["p"]),
+            node("Shape", ["p"], ["s"], start=0, end=1),
+            node("Gather", ["t", "s"], ["u"]),
+            node("ConstantOfShape", ["u"], ["y"]),
+            zero=whole(0),
+            k=whole(900),
+            t=whole(*range(1, 901), 7),
+        ),
+        "do not fit",
+    ),
     "an element at n": (
         model(
             node("Shape", ["x"], ["s"]),
