@@ -22,7 +22,7 @@ def in_a_process_of_its_own(name: str, count: int, seed: int, folder: Path) -> O
     return Outcome(**json.loads(done.stdout.splitlines()[-1]))
 
 
-@torture("kill -9 at a random moment of a fit: only whole bundles, and a rerun gives the same bytes", suite=3, full=200)
+@torture("kill -9 at a random moment of a fit: only whole bundles, and a rerun gives the same bytes", suite=2, full=200)
 def killed_fits(count: int, seed: int, folder: Path) -> Outcome:
     return in_a_process_of_its_own("killed_fits", count, seed, folder)
 
@@ -36,14 +36,14 @@ def killed_publishing(count: int, seed: int, folder: Path) -> Outcome:
 
 @torture(
     "every write, fsync and rename fails, once and for good: one line, a non-zero exit, the old version whole",
-    suite=16,
+    suite=6,
     full=10_000,
 )
 def failing_disks(count: int, seed: int, folder: Path) -> Outcome:
     return in_a_process_of_its_own("failing_disks", count, seed, folder)
 
 
-@torture("two fits of one model at once: both succeed, all versions whole", suite=2, full=20)
+@torture("two fits of one model at once: both succeed, all versions whole", suite=1, full=20)
 def two_fits_at_once(count: int, seed: int, folder: Path) -> Outcome:
     return in_a_process_of_its_own("two_fits_at_once", count, seed, folder)
 
