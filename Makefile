@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # gpu: onnxruntime-gpu, which falls back to the CPU where there is no GPU. cpu: the small onnxruntime.
 RUNTIME ?= gpu
+AUDIT := .venv-audit
 STAMP := $(VENV)/.installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types test check demo docker bench-detection bench-serving example docs openapi clean
+.PHONY: help install format lint types test check demo docker bench-detection bench-serving example docs openapi torture audit sbom clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +18,7 @@ install: $(STAMP)  ## make the environment in .venv; does nothing when it is up 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 install")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[$(RUNTIME),train,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[$(RUNTIME),train,dev,docs,sign]'
 	touch $@
 
 format: install  ## format the code, and mend what ruff can
@@ -60,5 +61,19 @@ bench-detection: install  ## detection quality on labelled tables (DATA=folder o
 bench-serving: install  ## the service's speed over HTTP, beside an echo and plain FastAPI (needs wrk and two quiet cores)
 	$(BIN)/python benchmarks/serving.py
 
+torture: install  ## faults and attacks at full count: a table, and one JSON line (RUNS="hostile_bundles ..." for some)
+	$(BIN)/python -W ignore -m tests.torture $(RUNS)
+
+$(AUDIT)/.installed: pyproject.toml constraints.txt
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit cyclonedx-bom
+	touch $@
+
+audit: install $(AUDIT)/.installed  ## known vulnerabilities of what is installed; fails, and says so, where they cannot be looked up
+	@$(BIN)/python .ci/audit $(BIN)/python $(AUDIT)/bin/pip-audit
+
+sbom: install $(AUDIT)/.installed  ## what is installed, as CycloneDX JSON: sbom.json
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON --output-file sbom.json $(BIN)/python
+
 clean:  ## remove what was made here, the environment too
-	rm -rf $(VENV) .demo .site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build *.egg-info
+	rm -rf $(VENV) $(AUDIT) sbom.json .demo .site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build *.egg-info

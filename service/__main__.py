@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from service.manifest import BundleError, current_version, list_models, list_versions, read_bundle
+from service.manifest import Bundle, BundleError, current_version, list_models, list_versions, read_bundle
 from service.settings import Settings, SettingsError, table
 
 USER_ERROR = 2
@@ -48,7 +48,8 @@ def _serve(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> None:
     from service.bulk import score_file  # noqa: PLC0415 - Arrow is loaded where files are scored
 
-    score_file(_models_dir(options), options.model, options.data, options.output, options.keep)
+    trusted = Settings.read().trusted_keys
+    score_file(_models_dir(options), options.model, options.data, options.output, options.keep, trusted=trusted)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -59,13 +60,15 @@ def _inspect(options: argparse.Namespace) -> None:
     version = options.version or current
     if version not in list_versions(folder, name):
         raise BundleError(f"model '{name}' has no version '{version}' in {folder}")
-    bundle = read_bundle(folder / name / version)
+    trusted = Settings.read().trusted_keys
+    bundle = read_bundle(folder / name / version, trusted=trusted)
     detector = Detector(bundle, "cpu")
     manifest = bundle.manifest
     print(f"model        {manifest.name}")
     print(f"version      {version}{' (served)' if version == current else f' (served: {current})'}")
     print(f"versions     {', '.join(list_versions(folder, name))}")
     print("verified     sizes, SHA-256, graph and golden records hold")
+    print(f"signed       {_signed(bundle, checked=bool(trusted))}")
     print(f"score        {manifest.score_kind}, flagged from {manifest.threshold:.6g} at alpha {manifest.alpha:g}")
     print(f"calibration  {len(manifest.calibration.scores)} records, alpha from {detector.smallest_alpha:.3g}")
     print(f"latent       {manifest.latent}")
@@ -86,14 +89,14 @@ def _inspect(options: argparse.Namespace) -> None:
 def _promote(options: argparse.Namespace) -> None:
     from service.promotion import promote  # noqa: PLC0415 - as above
 
-    promote(_models_dir(options), options.name, options.version)
+    promote(_models_dir(options), options.name, options.version, Settings.read().trusted_keys)
     print(f"{options.name}: {options.version} is served from the next reload on")
 
 
 def _rollback(options: argparse.Namespace) -> None:
     from service.promotion import rollback  # noqa: PLC0415 - as above
 
-    version = rollback(_models_dir(options), options.name)
+    version = rollback(_models_dir(options), options.name, Settings.read().trusted_keys)
     print(f"{options.name}: back to {version}, served from the next reload on")
 
 
@@ -149,6 +152,15 @@ def _is_table_error(error: ValueError) -> bool:
     from service.tables import TableError  # noqa: PLC0415 - as above
 
     return isinstance(error, TableError)
+
+
+def _signed(bundle: Bundle, checked: bool) -> str:
+    from service.signature import parse  # noqa: PLC0415 - as above
+
+    if bundle.signature is None:
+        return "no"
+    told = "which ANOMALY_TRUSTED_KEYS has" if checked else "not checked: ANOMALY_TRUSTED_KEYS is not set"
+    return f"by key {parse(bundle.signature)[0]}, {told}"
 
 
 def _short(value: object) -> str:

@@ -38,6 +38,7 @@ def score_file(
     keep: Sequence[str] = (),
     provider: Provider = "auto",
     progress: TextIO | None = None,
+    trusted: Sequence[Path] = (),
 ) -> int:
     """Scores DATA with the served version of a model into `output`, by its ending CSV or Parquet, '-' for CSV on standard output.
 
@@ -51,7 +52,7 @@ def score_file(
     if len(set(keep)) < len(keep):
         raise TableError("--keep: a column is named twice; name it once")
     folder = models_dir / check_name(name) / current_version(models_dir, name)
-    detector = Detector(read_bundle(folder, only=["scorer.onnx"]), provider)
+    detector = Detector(read_bundle(folder, only=["scorer.onnx"], trusted=trusted), provider)
     table = open_table(data, detector.manifest.features, keep)
     if output != STANDARD and any(Path(output).exists() and Path(output).samefile(source.path) for source in table.sources):
         raise TableError(f"{output}: this is the data itself; name another output")

@@ -45,7 +45,9 @@ class Detector:
         self.version = bundle.version
         self.manifest: Manifest = bundle.manifest
         self._session = Session(bundle.files["scorer.onnx"], self.manifest.width, provider)
-        self._calibration = np.asarray(self.manifest.calibration.scores, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            self._calibration = np.asarray(self.manifest.calibration.scores, dtype=np.float32)
+        self._check_calibration()
         self._ascending = self._calibration.tolist()
         self._far = float(float(self._calibration[-1]) - self._calibration[len(self._calibration) // 2])
         self._check_golden()
@@ -116,15 +118,32 @@ class Detector:
         told, severity = self._session.run(x, explain=True), np.array([level], np.int8)
         return Scores(alpha, threshold, answers.score, p_value, ~FALSE, severity, *answers[1:3], np.arange(1), *told[3:])
 
+    def _check_calibration(self) -> None:
+        """The threshold is what the calibration gives, to the bit: neither was changed without the other."""
+        if not np.isfinite(self._calibration).all():
+            raise BundleError("calibration scores beyond float32")
+        try:
+            meant = calibration.threshold(self._calibration, self.manifest.alpha)
+        except calibration.UnsupportedAlphaError:
+            raise BundleError(f"alpha {self.manifest.alpha:g} is less than the calibration records support") from None
+        if self.manifest.threshold != meant:
+            raise BundleError("the threshold is not the one that the calibration gives; publish the bundle again")
+
     def _check_golden(self) -> None:
         rtol = GOLDEN_RTOL.get(self.provider, OTHER_RTOL)
         kept = self.manifest.golden
         if any(len(golden.contributions) != len(self.manifest.terms) for golden in kept):
             raise BundleError(f"golden records must have {len(self.manifest.terms)} contributions")
-        x = np.array([golden.x for golden in kept], dtype=np.float32)
-        now = self._session.run(x, explain=True)
+        with np.errstate(over="ignore"):
+            x = np.array([golden.x for golden in kept], dtype=np.float32)
+        try:
+            now = self._session.run(x, explain=True)
+        except Exception as error:  # onnxruntime raises a class of its own for each kind of fault, with no base
+            raise BundleError(f"the graph fails on the golden records: {type(error).__name__}") from error
         for field in FIELDS:
             want = np.array([getattr(golden, field) for golden in kept])
+            if getattr(now, field).shape != want.shape:
+                raise BundleError(f"the {field} of the golden records has another shape than in the manifest")
             gap = relative_gap(getattr(now, field), want, np.array([golden.reconstruction_error for golden in kept]))
             if not (gap <= rtol).all():  # NaN is refused too
                 raise BundleError(

@@ -7,7 +7,9 @@ Format: models/README.md, field by field. A change of meaning raises SCHEMA_VERS
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +19,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"  # optional; one line: the key's id, a space, the signature of the bytes of manifest.json in base64
 CURRENT = "CURRENT"
 GRAPHS = ("encoder.onnx", "decoder.onnx", "scorer.onnx")
 REPORT = "report.html"
 FILES = (*GRAPHS, REPORT)
 MAX_MANIFEST_BYTES = 64 << 20
+MAX_SIGNATURE_BYTES = 256
 MAX_FILE_BYTES = 1 << 30
 # No name reaches the file system unless it looks like this: no separator, no leading dot, no surprise.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+# What a fit calls a version: its time, and the first digits of the SHA-256 of the manifest.
+VERSION = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{6})")
 
 Kind = Literal["numeric", "categorical", "boolean", "datetime"]
 ScoreKind = Literal["surprise", "elbo", "reconstruction"]
@@ -152,6 +159,7 @@ class Bundle:
     version: str
     manifest: Manifest
     files: dict[str, bytes]
+    signature: bytes | None = None  # the content of manifest.sig
 
 
 def check_name(name: str, what: str = "model name") -> str:
@@ -185,10 +193,21 @@ def list_models(models_dir: Path) -> list[str]:
     return sorted(path.parent.name for path in models_dir.glob(f"*/{CURRENT}") if NAME.fullmatch(path.parent.name))
 
 
-def read_bundle(folder: Path, only: Sequence[str] = FILES) -> Bundle:
-    """Reads and verifies a bundle: each file once, its size and SHA-256 against the manifest. Raises BundleError."""
+def read_bundle(folder: Path, only: Sequence[str] = FILES, trusted: Sequence[Path] = ()) -> Bundle:
+    """Reads and verifies a bundle: each file once, its size and SHA-256 against the manifest, and where there are trusted keys
+    (PEM files), the manifest against its signature. Raises BundleError.
+    """
+    content = _read(folder / MANIFEST, MAX_MANIFEST_BYTES)
+    signed = _read(folder / SIGNATURE, MAX_SIGNATURE_BYTES) if os.path.lexists(folder / SIGNATURE) else None
     try:
-        manifest = parse_manifest(_read(folder / MANIFEST, MAX_MANIFEST_BYTES))
+        if trusted:
+            from service.signature import check  # noqa: PLC0415 - it needs what is defined here
+
+            check(content, signed, trusted)
+        named = VERSION.fullmatch(folder.name)
+        if named and not hashlib.sha256(content).hexdigest().startswith(named[1]):
+            raise BundleError(f"{MANIFEST} is not the one that the version is named after; copy or publish the bundle again")
+        manifest = parse_manifest(content)
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from error
     files = {}
@@ -198,7 +217,7 @@ def read_bundle(folder: Path, only: Sequence[str] = FILES) -> Bundle:
         if len(content) != expected.bytes or hashlib.sha256(content).hexdigest() != expected.sha256:
             raise BundleError(f"{folder / name}: not the bytes that the manifest names; copy or publish the bundle again")
         files[name] = content
-    return Bundle(folder.name, manifest, files)
+    return Bundle(folder.name, manifest, files, signed)
 
 
 def parse_manifest(content: bytes) -> Manifest:
@@ -212,11 +231,18 @@ def parse_manifest(content: bytes) -> Manifest:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """At most limit + 1 bytes of a regular file: a longer one shows, and does no harm."""
+    """At most limit + 1 bytes of a regular file, no link or pipe: a longer one shows, and does no harm."""
     try:
-        if not path.is_file():
-            raise BundleError(f"{path} is missing; copy or publish the bundle again")
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_itself) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BundleError(f"{path} is no regular file; copy or publish the bundle again")
             return file.read(limit + 1)
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing; copy or publish the bundle again") from None
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+        what = "is a link" if path.is_symlink() else f"cannot be read: {error.strerror}"
+        raise BundleError(f"{path} {what}; copy or publish the bundle again") from error
+
+
+def _open_itself(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from service.manifest import CURRENT, BundleError, check_name, current_version, list_versions, read_bundle
 
 
-def promote(models_dir: Path, name: str, version: str) -> None:
+def promote(models_dir: Path, name: str, version: str, trusted: Sequence[Path] = ()) -> None:
     """Makes CURRENT name this version, if it verifies: written beside, synced, renamed. Raises BundleError."""
     if check_name(version, "version") not in list_versions(models_dir, name):
         raise BundleError(f"model '{name}' has no version '{version}' in {models_dir}; 'inspect {name}' lists them")
-    read_bundle(models_dir / name / version)
+    read_bundle(models_dir / name / version, trusted=trusted)
     try:
         set_current(models_dir / name, version)
     except OSError as error:
@@ -45,11 +46,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def rollback(models_dir: Path, name: str) -> str:
+def rollback(models_dir: Path, name: str, trusted: Sequence[Path] = ()) -> str:
     """Promotes the version before the served one, and returns it. Raises BundleError where there is none."""
     current = current_version(models_dir, name)
     before = [version for version in list_versions(models_dir, name) if version < current]
     if not before:
         raise BundleError(f"model '{name}' has no version before {current}; 'inspect {name}' lists them")
-    promote(models_dir, name, before[-1])
+    promote(models_dir, name, before[-1], trusted)
     return before[-1]

@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from service import log
+from service import log, signature, trial
 from service.answers import Writer
 from service.detector import Detector
 from service.errors import Problem
@@ -94,7 +94,12 @@ class Registry:
         return iter(sorted(self._live.values(), key=lambda live: live.name))
 
     async def start(self) -> None:
-        """Loads every published model, and begins to look for new ones. Raises BundleError where cuda was asked for in vain."""
+        """Loads every published model, and begins to look for new ones.
+
+        Raises BundleError where cuda was asked for in vain, or a trusted key cannot be used.
+        """
+        if self._settings.trusted_keys:
+            signature.read_keys(self._settings.trusted_keys)
         await self.refresh()
         lost = [reason for _, reason in self._refused.values() if reason.startswith("provider cuda")]
         if lost:
@@ -227,7 +232,8 @@ class Registry:
         log.event(logging.INFO, "model loaded", model=live.name, version=live.version, provider=live.detector.provider)
 
     async def _load(self, name: str, version: str) -> Live:
-        live = await self._in_thread(load, self._folder, name, version, self._settings)
+        tried = bool(self._live)  # the first start waits for nobody: there is no score that a bad bundle could cost
+        live = await self._in_thread(load, self._folder, name, version, self._settings, tried)
         self._metrics.models[name, version] = live.counts
         return live
 
@@ -255,12 +261,20 @@ class Registry:
                 log.event(logging.WARNING, "looking for new versions failed", error=type(error).__name__)
 
 
-def load(models_dir: Path, name: str, version: str, settings: Settings) -> Live:
-    """Reads, verifies, loads and proves one version. Raises BundleError."""
-    bundle = read_bundle(models_dir / check_name(name) / check_name(version, "version"))
-    if bundle.manifest.name != name:
-        raise BundleError(f"{models_dir / name / version}: its manifest is of another model, '{bundle.manifest.name}'")
-    return Live(Detector(bundle, settings.provider), settings)
+def load(models_dir: Path, name: str, version: str, settings: Settings, tried: bool) -> Live:
+    """Reads, verifies, loads and proves one version, where `tried` in a process of its own first. Raises BundleError."""
+    folder = models_dir / check_name(name) / check_name(version, "version")
+    try:
+        bundle = read_bundle(folder, trusted=settings.trusted_keys)
+        if bundle.manifest.name != name:
+            raise BundleError(f"{folder}: its manifest is of another model, '{bundle.manifest.name}'")
+        if tried and settings.trial_seconds:
+            trial.attempt(bundle, settings.trial_seconds)
+        return Live(Detector(bundle, settings.provider), settings)
+    except BundleError:
+        raise
+    except Exception as error:  # whatever a bundle brings about is a reason to refuse it
+        raise BundleError(f"{folder}: it cannot be loaded: {type(error).__name__}") from error
 
 
 def _written(path: Path) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from service.graph import GraphError, check
 from service.manifest import BundleError
 
 Provider = Literal["auto", "cuda", "cpu"]
@@ -42,6 +43,11 @@ class Session:
             raise BundleError(f"scorer.onnx must take one float input x of {width} columns")
         if tuple(output.name for output in outputs) != NAMES:
             raise BundleError(f"scorer.onnx must give {', '.join(NAMES)}")
+        columns = (1, 1, 1, outputs[3].shape[-1], width)
+        if any(o.type != "tensor(float)" or o.shape[1:] != [n] for o, n in zip(outputs, columns, strict=True)):
+            raise BundleError(
+                "scorer.onnx must give float answers of one column, its contributions and expected values of theirs"
+            )
         self._nothing = [np.empty((0, int(outputs[3].shape[1])), np.float32), np.empty((0, width), np.float32)]
         self._scores_only = onnxruntime.RunOptions()
         self._scores_only.only_execute_path_to_fetches = True  # the reasons are not computed where nobody asks for them
@@ -67,8 +73,14 @@ class Session:
 def load(graph: bytes, provider: Provider = "auto") -> Any:
     """An onnxruntime session on one thread, on CUDA where asked for and usable. Raises BundleError.
 
+    onnxruntime sees no bytes that service/graph.py has not found to be within its limits, for runs of SLICE rows.
+
     What onnxruntime says is available is what it was built with, not what is there: only the loaded session tells.
     """
+    try:
+        check(graph, SLICE)
+    except GraphError as error:
+        raise BundleError(f"the service refuses the graph: {error}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4

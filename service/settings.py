@@ -62,6 +62,10 @@ def _keys(text: str) -> tuple[str, ...]:
     return tuple(key.strip() for key in text.split(",") if key.strip())
 
 
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(map(Path, _keys(text)))
+
+
 def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
     return field(default=default, metadata={"parse": parse, "meaning": meaning})
 
@@ -91,6 +95,14 @@ class Settings:
     queue_rows: int = _setting(40_000, _whole(1), "the most rows waiting or being scored in the background; above it 429")
     inline_bytes: int = _setting(32 << 10, _whole(0), "bodies up to this size are scored at once, larger ones in the background")
     reload_seconds: float = _setting(5.0, _seconds, "how often a new CURRENT is looked for; 0: only when asked")
+    trial_seconds: float = _setting(
+        30.0,
+        _seconds,
+        "time that a new version has to load in a process of its own, before it replaces a served one; 0: no trial",
+    )
+    trusted_keys: tuple[Path, ...] = _setting(
+        (), _paths, "PEM files of Ed25519 public keys, comma-separated; with any, only bundles signed by one of them are used"
+    )
     cached_versions: int = _setting(4, _whole(1, 1000), "versions kept loaded beside the served ones, for their own routes")
     health_seconds: float = _setting(
         5.0, _seconds, "the age of the last good score from which /health scores a record of its own"

@@ -57,9 +57,14 @@ class Source:
         """Batches of at most `batch_rows` rows, in order. Raises TableError."""
         with open(self.path, "rb") as file:
             try:
-                for batch in self._read(file):
+                quotes = _Quotes(gzip.GzipFile(fileobj=file) if self._is_gzip else file)
+                for batch in self._read(quotes if self.is_csv else file):
                     self.position = file.tell()
                     yield batch
+                if quotes.seen % 2:
+                    self._check_quotes()
+            except TableError:
+                raise
             except Exception as error:  # noqa: BLE001 - arro3 raises bare Exception
                 raise self._fault(error) from None
         self.position = self.bytes
@@ -91,10 +96,10 @@ class Source:
         # Bytes that are no UTF-8 become surrogates, so that the cell that holds them can be found.
         return io.TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
-    def _records(self) -> Iterator[tuple[int, int, list[str]]]:
+    def _records(self, strict: bool = False) -> Iterator[tuple[int, int, list[str]]]:
         """(row, line, cells) as Python's own slow reader sees them, row 0 the header; blank lines are no rows, as in arro3."""
         with self._text() as file:
-            reader = csv.reader(file, delimiter=self._delimiter)
+            reader = csv.reader(file, delimiter=self._delimiter, strict=strict)
             line = 1
             row = 0
             for cells in reader:
@@ -132,11 +137,23 @@ class Source:
                     raise
                 raise TableError(f"{self.path}: the Parquet file is damaged; write it again") from None
 
-    def _read(self, file: BinaryIO) -> RecordBatchReader:
+    def _read(self, file: BinaryIO | _Quotes) -> RecordBatchReader:
         if not self.is_csv:
             return read_parquet(file, batch_size=self.batch_rows)
-        opened = gzip.GzipFile(fileobj=file) if self._is_gzip else file
-        return read_csv(opened, self.schema, has_header=True, delimiter=self._delimiter, batch_size=self.batch_rows)
+        return read_csv(file, self.schema, has_header=True, delimiter=self._delimiter, batch_size=self.batch_rows)
+
+    def _check_quotes(self) -> None:
+        """Raises TableError where a quote that opens is never closed: it takes all that follows for one cell."""
+        row = end = 0
+        try:
+            for row, line, cells in self._records(strict=True):  # noqa: B007 - the last that could be read
+                end = line + sum(cell.count("\n") for cell in cells)
+        except csv.Error as error:
+            if "end of data" in str(error) or "field limit" in str(error):
+                where = f"{self.path}, row {row + 1} (line {end + 1})"
+                raise TableError(
+                    f"{where}: a quote opens and is never closed; close it, or double a quote that is meant"
+                ) from None
 
     def _fault(self, error: Exception) -> TableError:
         """The place of a fault, which arro3 tells in records and not in lines, by reading the file once more, slowly."""
@@ -152,6 +169,24 @@ class Source:
         except (OSError, EOFError, csv.Error) as slow:
             return TableError(f"{self.path}: cannot be read: {slow}")
         return TableError(f"{self.path}: cannot be read: {str(error).splitlines()[0]}")
+
+
+class _Quotes:
+    """A file that is read once, its quotes counted: an odd number of them may be one that is never closed."""
+
+    def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
+        self._file, self.seen = file, 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        content = self._file.read(size)
+        self.seen += content.count(b'"')
+        return content
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Back to the start, as a reader does that has looked how a file begins."""
+        self.seen = 0
+        return self._file.seek(offset, whence)
 
 
 def open_sources(data: str | Path) -> list[Source]:

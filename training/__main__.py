@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, get_args
 
+from service.graph import GraphError
 from service.manifest import BundleError, Kind
+from service.settings import Settings, SettingsError
 from service.tables import TableError
 
 KINDS = get_args(Kind)
@@ -29,11 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         args.run(args)
-    except (TableError, BundleError, DeviceError, argparse.ArgumentTypeError) as error:
+    except (TableError, BundleError, DeviceError, SettingsError, argparse.ArgumentTypeError) as error:
         print(f"training {args.command}: {error}", file=sys.stderr)
         return 2
-    except (FitError, ParityError, OSError) as error:
+    except (FitError, GraphError, ParityError) as error:
         print(f"training {args.command}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"training {args.command}: {error}; the versions that are published are whole; mend it and run this again",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -58,6 +66,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         fit.add_argument(
             f"--{kind}", nargs="+", default=[], metavar="COLUMN", help=f"columns that are {kind}, whatever they look like"
         )
+    fit.add_argument(
+        "--sign-key", type=Path, metavar="FILE", help="sign the bundle with this Ed25519 private key (PEM; needs the extra sign)"
+    )
     fit.set_defaults(run=_fit)
 
     evaluate = commands.add_parser("evaluate", help="how well a model tells labelled records apart, with 95 %% intervals")
@@ -90,11 +101,16 @@ def _fit(args: argparse.Namespace) -> None:
 
     if (args.label is None) != (args.normal is None):
         raise argparse.ArgumentTypeError("--label and --normal go together: give both or neither")
+    sign = None
+    if args.sign_key:
+        from service.signature import signer  # noqa: PLC0415
+
+        sign = signer(args.sign_key)
     kinds: dict[str, Kind] = {column: kind for kind in KINDS for column in getattr(args, kind)}
     dataset = read_dataset(args.data, label=args.label, normal=args.normal, drop=args.drop, kinds=kinds)
     config = Config(seed=args.seed, target_fpr=args.target_fpr, score=args.score, device=args.device)
     with show(config) as progress:
-        published = train(dataset, args.model, args.models_dir, config, progress)
+        published = train(dataset, args.model, args.models_dir, config, progress, sign)
     for dropped in published.manifest.dropped:
         print(f"left out: column '{dropped.column}': {dropped.reason}", file=sys.stderr)
     for warning in published.manifest.warnings:
@@ -107,7 +123,8 @@ def _fit(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from training.evaluate import evaluate  # noqa: PLC0415
 
-    evaluation = evaluate(args.models_dir, args.model, args.data, args.label, args.normal)
+    trusted = Settings.read().trusted_keys
+    evaluation = evaluate(args.models_dir, args.model, args.data, args.label, args.normal, trusted=trusted)
     print(evaluation.as_json() if args.json else evaluation.as_table())
 
 
@@ -116,7 +133,7 @@ def _sample(args: argparse.Namespace) -> None:
 
     if args.rows < 1:
         raise argparse.ArgumentTypeError(f"--rows {args.rows}: at least 1 is needed")
-    sample(args.models_dir, args.model, args.rows, args.seed, args.output)
+    sample(args.models_dir, args.model, args.rows, args.seed, args.output, trusted=Settings.read().trusted_keys)
 
 
 def _share(text: str) -> float:

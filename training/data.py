@@ -57,7 +57,8 @@ def read_dataset(
     columns, features, dropped = _understand(rows, names, asked)
     dropped += [Dropped(column=name, reason="left out by --drop") for name in sources[0].names if name in set(drop)]
     if not features:
-        raise TableError(f"{sources[0].path}: no column holds anything to learn from ({dropped[0].reason}); check the data")
+        reason = dropped[0].reason if dropped else "there is none but the label"
+        raise TableError(f"{sources[0].path}: no column holds anything to learn from ({reason}); check the data")
     x, anomalies = _encode(rows, features)
     warnings = tuple(warning for feature in features for warning in columns[feature.name].warnings())
     digests = tuple((source.path.name, _sha256(source.path)) for source in sources)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,14 +62,21 @@ class Evaluation:
 
 
 def evaluate(
-    models_dir: Path, name: str, data: str, label: str, normal: str, version: str | None = None, provider: Provider = "auto"
+    models_dir: Path,
+    name: str,
+    data: str,
+    label: str,
+    normal: str,
+    version: str | None = None,
+    provider: Provider = "auto",
+    trusted: Sequence[Path] = (),
 ) -> Evaluation:
     """Scores the records of `data`, those whose `label` is `normal` being normal and all others anomalies, at the bundle's alpha.
 
     version: default, the one that is served. Raises BundleError, and what read_for_evaluation raises where the data are unusable.
     """
     folder = models_dir / check_name(name) / (check_name(version, "version") if version else current_version(models_dir, name))
-    detector = Detector(read_bundle(folder, only=["scorer.onnx"]), provider)
+    detector = Detector(read_bundle(folder, only=["scorer.onnx"], trusted=trusted), provider)
     x, is_anomaly = read_for_evaluation(data, detector.manifest.features, label, normal)
     parts = [detector.score(x[start : start + BATCH], explain="none") for start in range(0, len(x), BATCH)]
     score = np.concatenate([part.score for part in parts])

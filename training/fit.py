@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,14 +39,41 @@ class Curve:
 Progress = Callable[[int, float, int], None]  # net, share of its steps that are done, records seen since the last call
 
 
+class Kept(Protocol):
+    """Where finished nets are kept for a fit that is not finished."""
+
+    def load(self, place: int) -> tuple[dict[str, Tensor], Curve] | None:
+        """The weights and losses of a net, or None."""
+
+    def save(self, place: int, state: Mapping[str, Tensor], curve: Curve) -> None:
+        """Keeps them."""
+
+
 def fit_nets(
-    preprocessing: Preprocessing, x: NDArray[np.float32], fold: NDArray[np.int8], config: Config, device: str, progress: Progress
+    preprocessing: Preprocessing,
+    x: NDArray[np.float32],
+    fold: NDArray[np.int8],
+    config: Config,
+    device: str,
+    progress: Progress,
+    kept: Kept | None = None,
 ) -> tuple[list[VAE], list[Curve]]:
-    """One net a fold, trained on the records x (N, C) of the other folds. Raises FitError on a loss that is not finite."""
+    """One net a fold, trained on the records x (N, C) of the other folds, or taken from those kept.
+
+    Raises FitError on a loss that is not finite.
+    """
     slots = to(preprocessing(torch.from_numpy(x)), device)
     preprocessing.to(device)
     nets, curves = [], []
     for k in range(config.nets):
+        found = kept.load(k) if kept else None
+        if found is not None:
+            net = VAE(preprocessing, config.hidden, config.latent, config.sigma)
+            net.load_state_dict(found[0])
+            nets.append(net.cpu().eval())
+            curves.append(found[1])
+            progress(k, 1.0, 0)
+            continue
         others, own = (torch.from_numpy(np.flatnonzero(mask)).to(device) for mask in (fold != k, fold == k))
 
         def told(done: float, records: int, k: int = k) -> None:
@@ -62,6 +90,8 @@ def fit_nets(
         )
         nets.append(net.cpu().eval())
         curves.append(curve)
+        if kept:
+            kept.save(k, net.state_dict(), curve)
     preprocessing.cpu()
     return nets, curves
 

@@ -1,21 +1,28 @@
 """Publishing a bundle so that a crash at any moment leaves the old version or the new one, never half of one.
 
 Write beside, fsync every file, then the manifest, then the folder; rename; fsync the parent; swap CURRENT by rename.
+What a killed process leaves beside has a name that no reader looks at, and is removed by a later one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from service.manifest import MANIFEST, Bundle, BundleError, File, Manifest, check_name, list_versions, read_bundle
+from service.manifest import MANIFEST, SIGNATURE, Bundle, BundleError, File, Manifest, check_name, list_versions, read_bundle
 from service.promotion import set_current, sync_folder
 
+STALE_SECONDS = 3_600  # publishing takes a second: what is older was left behind by a killed process
+TRIES = 60
+TIME = "%Y%m%dT%H%M%SZ"
 DIGITS = 6  # of the manifest's hash, in the version's name
 
 
@@ -27,7 +34,7 @@ def describe(files: Mapping[str, bytes]) -> dict[str, File]:
 def stage(manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """The bundle in memory, under the name that it will have: what is proven is what is published."""
     digest = hashlib.sha256(manifest.dump()).hexdigest()[:DIGITS]
-    return Bundle(f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{digest}", manifest, dict(files))
+    return Bundle(f"{datetime.now(UTC):{TIME}}-{digest}", manifest, dict(files))
 
 
 def publish(bundle: Bundle, models_dir: Path) -> Path:
@@ -37,6 +44,8 @@ def publish(bundle: Bundle, models_dir: Path) -> Path:
     """
     folder = models_dir / check_name(bundle.manifest.name)
     folder.mkdir(parents=True, exist_ok=True)
+    sync_folder(models_dir)
+    _remove_leftovers(folder)
     target = _same(folder, bundle) or _write(folder, bundle)
     set_current(folder, target.name)
     return target
@@ -48,7 +57,8 @@ def _same(folder: Path, bundle: Bundle) -> Path | None:
     for version in reversed(list_versions(folder.parent, folder.name)):
         if version.endswith("-" + ending):
             try:
-                if read_bundle(folder / version).manifest == bundle.manifest:
+                there = read_bundle(folder / version)
+                if there.manifest == bundle.manifest and bundle.signature in (None, there.signature):
                     return folder / version
             except BundleError:
                 continue  # a damaged one is published anew
@@ -61,14 +71,39 @@ def _write(folder: Path, bundle: Bundle) -> Path:
         for name, content in bundle.files.items():
             _write_file(temporary / name, content)
         _write_file(temporary / MANIFEST, bundle.manifest.dump())
+        if bundle.signature is not None:
+            _write_file(temporary / SIGNATURE, bundle.signature)
         temporary.chmod(0o755)
         sync_folder(temporary)
-        temporary.rename(folder / bundle.version)
+        target = _rename(temporary, folder, bundle)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(folder)
-    return folder / bundle.version
+    return target
+
+
+def _rename(temporary: Path, folder: Path, bundle: Bundle) -> Path:
+    """Gives a whole version its name; a second later in time for each that is taken, as by another fit of the same at once."""
+    began = datetime.strptime(bundle.version.rpartition("-")[0], TIME).replace(tzinfo=UTC)
+    for seconds in range(TRIES):
+        target = folder / f"{began + timedelta(seconds=seconds):{TIME}}-{bundle.version.rpartition('-')[2]}"
+        try:
+            temporary.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or seconds == TRIES - 1:
+                raise
+        else:
+            return target
+    raise AssertionError
+
+
+def _remove_leftovers(folder: Path) -> None:
+    before = time.time() - STALE_SECONDS
+    for path in (*folder.glob(".publishing-*"), *folder.glob(".CURRENT-*")):
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if path.stat().st_mtime < before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _write_file(path: Path, content: bytes) -> None:

@@ -31,7 +31,9 @@ GRAPH = "decoder.onnx"
 Floats = NDArray[np.floating]
 
 
-def sample(models_dir: Path, name: str, rows: int, seed: int, output: str, version: str | None = None) -> None:
+def sample(
+    models_dir: Path, name: str, rows: int, seed: int, output: str, version: str | None = None, trusted: Sequence[Path] = ()
+) -> None:
     """Writes `rows` made-up records: CSV or Parquet by the ending of `output`, or '-' for CSV on standard output.
 
     One seed, one file. version: default, the one that is served. Raises BundleError, TableError for no rows or an output that
@@ -45,7 +47,7 @@ def sample(models_dir: Path, name: str, rows: int, seed: int, output: str, versi
     if not target.parent.is_dir():
         raise TableError(f"{output}: there is no folder {target.parent}; make it first")
     folder = models_dir / check_name(name) / (check_name(version, "version") if version else current_version(models_dir, name))
-    bundle = read_bundle(folder, only=[GRAPH])
+    bundle = read_bundle(folder, only=[GRAPH], trusted=trusted)
     batches = draw(bundle.manifest, load(bundle.files[GRAPH], "cpu"), rows, np.random.default_rng(seed))
     first = next(batches)  # what may go wrong with a bundle does so here, before a file is begun
     reader = RecordBatchReader.from_batches(first.schema, _chain(first, batches))

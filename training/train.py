@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from service.calibration import p_values, threshold
-from service.manifest import Calibration, File, Manifest, check_name
-from service.session import VERSION, Answers, Session
+from service.graph import check
+from service.manifest import Bundle, Calibration, File, Manifest, check_name
+from service.session import SLICE, VERSION, Answers, Session
 from training.calibrate import build, supported_alpha
+from training.checkpoint import Checkpoints, key_of
 from training.config import Config
 from training.data import Dataset, split
 from training.export import export
@@ -25,6 +28,7 @@ from training.preprocessing import Preprocessing
 from training.publish import describe, publish, stage
 from training.report import report
 from training.scorer import Scorer
+from training.vae import VAE
 
 PROVED = 1_000  # of the records that calibrate, on which parity is proven, beside the golden ones
 NOT_YET = File(sha256="0" * 64, bytes=0)
@@ -38,10 +42,19 @@ class Published:
     manifest: Manifest
 
 
-def train(dataset: Dataset, name: str, models_dir: Path, config: Config, progress: Progress) -> Published:
+def train(
+    dataset: Dataset,
+    name: str,
+    models_dir: Path,
+    config: Config,
+    progress: Progress,
+    sign: Callable[[bytes], bytes] | None = None,
+) -> Published:
     """Splits, fits, calibrates, exports, reports, proves and publishes; the same bytes for the same data, settings and versions.
 
-    Raises BundleError, FitError, ParityError, and OSError where the bundle cannot be written; then nothing is published.
+    sign: makes the signature of the manifest's bytes. A fit that was killed goes on with the nets that it had finished.
+    Raises BundleError, FitError, GraphError, ParityError, and OSError where the bundle cannot be written; then the served version
+    stays the one that it was.
     """
     check_name(name)
     device = choose_device(config)
@@ -53,10 +66,31 @@ def train(dataset: Dataset, name: str, models_dir: Path, config: Config, progres
     seen, held, fold = dataset.x[fold >= 0], dataset.x[fold < 0], fold[fold >= 0]
 
     preprocessing = Preprocessing(dataset.features, seen)
-    nets, curves = fit_nets(preprocessing, seen, fold, config, device, progress)
+    with Checkpoints(models_dir / name, key_of(dataset.features, seen, fold, config, device)) as kept:
+        nets, curves = fit_nets(preprocessing, seen, fold, config, device, progress, kept)
+        bundle = assemble(dataset, name, config, preprocessing, nets, curves, seen, held, fold)
+        if sign:
+            bundle = replace(bundle, signature=sign(bundle.manifest.dump()))
+        return Published(publish(bundle, models_dir), bundle.manifest)
+
+
+def assemble(
+    dataset: Dataset,
+    name: str,
+    config: Config,
+    preprocessing: Preprocessing,
+    nets: list[VAE],
+    curves: list[Curve],
+    seen: NDArray[np.float32],
+    held: NDArray[np.float32],
+    fold: NDArray[np.int8],
+) -> Bundle:
+    """From trained nets to a bundle in memory that is proven: calibrated, exported, reported. Raises as `train`."""
     scorer, honest = build(preprocessing, nets, seen, fold, held, config)
 
     graphs = export(scorer)
+    for graph in graphs.values():
+        check(graph, SLICE)
     session = Session(graphs["scorer.onnx"], preprocessing.columns, "cpu")
     judged = held if honest is None else seen  # the records that calibrate
     normal = session.run(held, explain=True) if honest is None else honest
@@ -84,7 +118,7 @@ def train(dataset: Dataset, name: str, models_dir: Path, config: Config, progres
     files = {**graphs, "report.html": page}
     bundle = stage(manifest.model_copy(update={"files": describe(files)}), files)
     prove(scorer, bundle, judged[:PROVED])
-    return Published(publish(bundle, models_dir), bundle.manifest)
+    return bundle
 
 
 def choose_device(config: Config) -> str:

@@ -21,7 +21,16 @@ def serve(bundle_dir: Path) -> Iterator[Serve]:
 
     def make(**settings: Any) -> Client:
         client = Client(
-            Settings(**{"models_dir": bundle_dir, "reload_seconds": 0.0, "provider": "cpu", "log_requests": False, **settings})
+            Settings(
+                **{
+                    "models_dir": bundle_dir,
+                    "reload_seconds": 0.0,
+                    "trial_seconds": 0.0,
+                    "provider": "cpu",
+                    "log_requests": False,
+                    **settings,
+                }
+            )
         )
         clients.append(client)
         return client

@@ -26,7 +26,7 @@ def models(tmp_path):
 
 @pytest.fixture
 def detector(models):
-    return Detector(read_bundle(models / "tiny" / "20260101T000000Z-000001"), "cpu")
+    return Detector(read_bundle(models / "tiny" / "20260101T000000Z-made01"), "cpu")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from service.__main__ import main
 from service.manifest import current_version
 from tests.service.tiny_bundle import publish
 
-OLD, NEW = "20260101T000000Z-000001", "20260102T000000Z-000002"
+OLD, NEW = "20260101T000000Z-made01", "20260102T000000Z-made02"
 CapSys = pytest.CaptureFixture[str]
 
 

@@ -12,7 +12,7 @@ from tests.service.client import check_problem, until
 from tests.service.conftest import Serve
 from tests.service.tiny_bundle import GOOD, NUMBERS, point, publish
 
-OLD, NEW = "20260101T000000Z-000001", "20260102T000000Z-000002"
+OLD, NEW = "20260101T000000Z-made01", "20260102T000000Z-made02"
 BODY = {"records": [GOOD]}
 ADMIN = {"x-api-key": "root"}
 
@@ -115,7 +115,7 @@ def test_several_models_need_a_default(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_few_versions_stay_loaded(serve: Serve, models_dir: Path) -> None:
-    versions = [f"2026010{day}T000000Z-000001" for day in range(2, 7)]
+    versions = [f"2026010{day}T000000Z-made01" for day in range(2, 7)]
     for version in versions:
         publish(models_dir, version=version, current=False)
     client = serve(models_dir=models_dir, cached_versions=2)
@@ -141,7 +141,7 @@ def test_promote_and_rollback(models_dir: Path) -> None:
     promotion.rollback(models_dir, "tiny")
     for call in (
         lambda: promotion.rollback(models_dir, "tiny"),
-        lambda: promotion.promote(models_dir, "tiny", "20260103T000000Z-000003"),
+        lambda: promotion.promote(models_dir, "tiny", "20260103T000000Z-made03"),
         lambda: promotion.promote(models_dir, "tiny", "../tiny"),
     ):
         with pytest.raises(BundleError):

@@ -83,7 +83,7 @@ def sample(features: tuple[Feature, ...], n: int, seed: int = 0) -> np.ndarray[A
 def publish(
     models_dir: Path,
     name: str = "tiny",
-    version: str = "20260101T000000Z-000001",
+    version: str = "20260101T000000Z-made01",
     *,
     features: tuple[Feature, ...] = FEATURES,
     scale: float = 1.0,

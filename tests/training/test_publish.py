@@ -54,7 +54,7 @@ def test_a_damaged_version_of_the_same_content_is_not_taken_for_it(bundles, tmp_
     read_bundle(tmp_path / first.manifest.name / current_version(tmp_path, first.manifest.name))
 
 
-CALLS = ("os.fsync", "os.open", "pathlib.Path.rename", "pathlib.Path.replace", "pathlib.Path.chmod", "os.fchmod")
+CALLS = ("os.fsync", "pathlib.Path.rename", "pathlib.Path.replace", "pathlib.Path.chmod", "os.fchmod")
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -1,0 +1,115 @@
+"""Finished nets are kept until the bundle is published; what comes of them has the same bytes."""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+import pytest
+
+from service.manifest import list_versions, read_bundle
+from service.signature import check
+from tests.service.test_signature import make_keys
+from training import train as story
+from training.__main__ import main
+from training.checkpoint import PREFIX, Checkpoints, key_of
+from training.config import Config
+from training.data import Dataset
+from training.fit import FitError
+
+from .conftest import TINY
+from .mixed import FEATURES, rows
+
+SMALL = dataclasses.replace(TINY, score="reconstruction", steps_most=20, evaluate_every=10)
+
+
+@pytest.fixture
+def dataset():
+    return Dataset(FEATURES, rows(60), np.empty((0, 9), np.float32), (), (), (("shop.csv", "0" * 64),))
+
+
+def kept(models):
+    return sorted(path.name for path in (models / "shop").glob(f"{PREFIX}*"))
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_bytes(dataset, tmp_path, monkeypatch):
+    whole = story.train(dataset, "shop", tmp_path / "whole", SMALL, lambda *_: None)
+    told = []
+
+    def interrupt(net, done, records):
+        told.append(net)
+        if net == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        story.train(dataset, "shop", tmp_path / "cut", SMALL, interrupt)
+    assert len(kept(tmp_path / "cut")) == 2
+    first = tmp_path / "cut" / "shop" / kept(tmp_path / "cut")[0]
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1
+    first.write_bytes(content)  # a damaged one is made again
+    trained = []
+    resumed = story.train(dataset, "shop", tmp_path / "cut", SMALL, lambda net, done, records: trained.append((net, records)))
+    assert (1, 0) in trained  # the second net was there
+    assert (0, 0) not in trained
+    assert read_bundle(resumed.folder).files == read_bundle(whole.folder).files
+    assert resumed.manifest == whole.manifest
+    assert kept(tmp_path / "cut") == []
+
+
+def test_what_nets_are_made_from_is_in_the_key(dataset):
+    fold = np.zeros(60, np.int8)
+    key = key_of(FEATURES, dataset.x, fold, SMALL, "cpu")
+    other = dataset.x.copy()
+    other[0, 0] += 1
+    assert key == key_of(FEATURES, dataset.x.copy(), fold, SMALL, "cpu")
+    keys = {
+        key,
+        key_of(FEATURES[:-1], dataset.x, fold, SMALL, "cpu"),
+        key_of(FEATURES, other, fold, SMALL, "cpu"),
+        key_of(FEATURES, dataset.x, fold + 1, SMALL, "cpu"),
+        key_of(FEATURES, dataset.x, fold, dataclasses.replace(SMALL, seed=1), "cpu"),
+        key_of(FEATURES, dataset.x, fold, SMALL, "cuda"),
+    }
+    assert len(keys) == 6
+
+
+def test_a_loss_that_is_not_finite_stops_and_publishes_nothing(dataset, tmp_path):
+    broken = dataclasses.replace(SMALL, learning_rate=1e38)
+    with pytest.raises(FitError, match="the loss is not finite at step"):
+        story.train(dataset, "shop", tmp_path, broken, lambda *_: None)
+    assert not (tmp_path / "shop").exists()
+
+
+def test_that_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{i % 7}.5,{i % 5}\n" for i in range(60)))
+    monkeypatch.setattr("training.config.Config", functools.partial(Config, learning_rate=1e38))
+    assert main(["fit", str(tmp_path / "t.csv"), "--model", "shop", "--models-dir", str(tmp_path / "models")]) == 1
+    assert "training fit: the loss is not finite" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "models" / "shop").exists()
+
+
+def test_old_checkpoints_are_removed(tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    for name, age in ((f"{PREFIX}old-0.npz", 8 * 86_400), (f"{PREFIX}new-0.npz", 60)):
+        (folder / name).touch()
+        now = (folder / name).stat().st_mtime
+        os.utime(folder / name, (now - age, now - age))
+    with Checkpoints(folder, "key"):
+        assert kept(tmp_path) == [f"{PREFIX}new-0.npz"]
+
+
+def test_a_fit_signs_what_it_publishes(tmp_path, monkeypatch, capsys):
+    private, public = make_keys(tmp_path / "keys")
+    monkeypatch.setattr(Config, "steps_for", lambda *given: 20)
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{i % 7}.5,{i % 5}\n" for i in range(60)))
+    fit = ["fit", str(tmp_path / "t.csv"), "--model", "shop", "--models-dir", str(tmp_path), "--score", "reconstruction"]
+    assert main([*fit, "--sign-key", str(tmp_path / "none.pem")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert main(fit) == 0
+    assert main([*fit, "--sign-key", str(private)]) == 0  # the same content, now signed, is a version of its own
+    versions = list_versions(tmp_path, "shop")
+    assert len(versions) == 2
+    signed = read_bundle(tmp_path / "shop" / versions[-1], trusted=[public])
+    check(signed.manifest.dump(), signed.signature, [public])
