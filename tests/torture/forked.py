@@ -140,6 +140,7 @@ def killed_fits(count: int, seed: int, folder: Path) -> Outcome:
         killed += wait(child) == -signal.SIGKILL
         resumed += any((place.models / "shop").glob(".fit-*.npz"))
         fault = place.fault()
+        training.train.assemble = assemble  # the rerun is a whole one: its bytes come from the nets that it found
         code = wait(place.fit())
         holds = fault is None and code == 0 and place.fault() is None and place.is_new()
         outcome.check(holds, f"{number}: {fault}; rerun {code}: {place.log.read_text()[-300:]}")
