@@ -183,6 +183,23 @@ def _unsqueeze(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
     return [Tensor(shape, None, None if data.numbers is None else data.numbers.reshape(shape))], 0
 
 
+def _squeeze(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
+    data, axes = inputs
+    rank = len(data.shape)
+    gone = {range(rank)[axis] for axis in _fixed(axes)}
+    if any(data.shape[axis] != 1 for axis in gone):
+        raise GraphError("an axis that is not 1 cannot be left out")
+    return [Tensor(tuple(data.shape[axis] for axis in range(rank) if axis not in gone))], 0
+
+
+def _split(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
+    data, sizes = inputs
+    axis, parts = range(len(data.shape))[node.whole("axis", 0)], _fixed(sizes)
+    if isinstance(data.shape[axis], Rows) or min(parts) < 0 or sum(parts) != data.shape[axis] or len(parts) != node.outputs:
+        raise GraphError("parts that are not those of the whole")
+    return [Tensor((*data.shape[:axis], part, *data.shape[axis + 1 :])) for part in parts], 0
+
+
 def _transpose(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
     shape = inputs[0].shape
     order = node.attributes.get("perm", {}).get("ints", range(len(shape))[::-1])
@@ -226,7 +243,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "Min": lambda *parts: np.minimum.reduce(_without_rows(*parts)),
 }
 ELEMENT_BY_ELEMENT = (
-    *("Abs", "Atan", "Clip", "Equal", "Exp", "Greater", "IsNaN", "Less", "Log"),
+    *("Abs", "Atan", "Clip", "Equal", "Exp", "Greater", "IsNaN", "Less", "Log", "Max"),
     *("Neg", "Reciprocal", "Relu", "Sigmoid", "Sign", "Sqrt", "Tanh", "Where"),
 )
 RULES: dict[str, Rule] = {
@@ -243,6 +260,8 @@ RULES: dict[str, Rule] = {
     "MatMul": _product,
     "Shape": _shape,
     "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
     "TopK": _top,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,

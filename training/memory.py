@@ -24,7 +24,7 @@ WIDTH = 3.29  # standard deviations between these, were it Gaussian
 WIDTH_LEAST = 1e-3  # standard deviations: a narrower middle says nothing of the width
 # Widths from the mean, beyond which a number is far from everything. The square of a larger one would drown a distance's last
 # digits, and with them which record is nearest.
-FAR = 50.0
+FAR = 10.0
 ONE_HOT = 2.0  # units of a boolean or one-hot slot in the wide view, as much for rare as for common levels
 RADIUS = (0.2, 2.0)  # the least and largest radius that counts, in mean radii
 RADIUS_MEAN_LEAST = 1e-9
@@ -141,7 +141,7 @@ class Memory(nn.Module):
         nearest = distance.topk(self.neighbours, largest=False)[1]
         gap = seen[:, None, :] - self.records[nearest]
         gap = gap * gap * counts[:, None, :]  # (N, K, D)
-        length = torch.sqrt(gap @ torch.ones(int(seen.shape[1])))
+        length = torch.sqrt((gap @ torch.ones(int(seen.shape[1]), 1)).squeeze(2))
         each = torch.full((self.neighbours, 1), 1 / self.neighbours)
         weight = self.weight[nearest] if self.local else torch.ones_like(length)
         value = (length * weight if self.local else length) @ each

@@ -43,7 +43,7 @@ def distance_parts(filled, counts, fitted, memory):
         values[:numerics] = np.sign(away) * ((1 + np.abs(away)) ** (1 / 8) - 1)
     values = values / memory["size"] - memory["centre"]
     if memory["wide"]:
-        values = np.clip(values, -50, 50)
+        values = np.clip(values, -10, 10)
     weight = memory["weight"]
     gaps = (values - memory["records"]) ** 2
     nearest = np.argsort(weight * np.sqrt(gaps.sum(1)))[: memory["neighbours"]]
