@@ -115,7 +115,7 @@ def _inputs(request: dict[str, Any], errors: list[FieldError]) -> list[dict[str,
             )
         own = tensor["parameters"] = _object(tensor, "parameters", "inputs.parameters", f"{loc}.parameters", errors)
         size = own.get("binary_data_size")
-        if size is not None and (type(size) is not int or size < 0 or "data" in tensor):
+        if size is not None and (type(size) is not int or size < 0 or tensor.get("data") is not None):
             errors.append(FieldError(f"{loc}.parameters.binary_data_size", "must be a number of bytes, and data left out"))
     if not errors and len({tensor["shape"][0] for tensor in inputs}) > 1:
         errors.append(FieldError("inputs", "must all be of the same number of records"))

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.app import create_app
+from service.manifest import Feature
 from service.settings import Settings
 from tests.service.client import Client, check_problem
 from tests.service.conftest import Serve
 from tests.service.serving import serving
 from tests.service.test_scoring import records
-from tests.service.tiny_bundle import CALIBRATION, FEATURES, GOOD, ODD
+from tests.service.tiny_bundle import CALIBRATION, FEATURES, GOOD, ODD, publish
 
 INFER = "/v2/models/tiny/infer"
 VERSION = "20260101T000000Z-made01"
@@ -232,6 +233,25 @@ def test_fdr_and_the_head_of_an_answer(service: Client) -> None:
     assert answer.json()["parameters"] == {name: head[name] for name in ("score_kind", "alpha", "threshold")}
 
 
+def test_columns_that_training_left_out_are_not_looked_at(serve: Serve, tmp_path: Path) -> None:
+    publish(tmp_path, dropped=("batch",))
+    client = serve(models_dir=tmp_path)
+    amount, batch = tensor("amount", "FP32", [2], [1, 2]), tensor("batch", "BYTES", [2], ["a", "b"])
+    alone, both = (outputs_of(client.post(INFER, json={"inputs": inputs})) for inputs in ([amount], [amount, batch]))
+    assert alone == both
+
+
+def test_a_feature_called_x_is_a_column_where_it_looks_like_one(serve: Serve, tmp_path: Path) -> None:
+    publish(
+        tmp_path, features=(Feature(name="x", kind="numeric", low=0, high=9), Feature(name="y", kind="numeric", low=0, high=9))
+    )
+    client = serve(models_dir=tmp_path)
+    column = outputs_of(client.post(INFER, json={"inputs": [tensor("x", "FP32", [2, 1], [1, 2])]}))
+    assert column["score"] == [result["score"] for result in expected(client, [{"x": 1}, {"x": 2}])]
+    both = outputs_of(client.post(INFER, json={"inputs": [tensor("x", "FP32", [1, 2], [1, 2])]}))
+    assert both["score"] == [result["score"] for result in expected(client, [{"x": 1, "y": 2}])]
+
+
 def test_it_is_counted_as_score_is(service: Client) -> None:
     metrics, counts = service.app.metrics, service.app.registry.default().counts
     route = "/v2/models/{name}/infer"
@@ -240,6 +260,33 @@ def test_it_is_counted_as_score_is(service: Client) -> None:
     after = (metrics.requests[route, "POST", 200], counts.records, counts.anomalies, sum(metrics.stages["total"].counts))
     flagged = sum(result["is_anomaly"] for result in expected(service, MADE))
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, len(MADE), flagged, 1]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 10**20) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "data", "alpha", "parameters"]), inner),
+    max_leaves=6,
+)
+
+
+@given(
+    st.sampled_from(["id", "inputs", "outputs", "parameters", "name", "shape", "datatype", "data"]),
+    json_values,
+    st.binary(max_size=9),
+)
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_sent_is_an_answer_or_a_problem(service: Client, member: str, value: Any, tail: bytes) -> None:
+    own = tensor("amount", "FP32", [1], [1])
+    request = {"inputs": [own], "outputs": [{"name": "score"}], "parameters": {}}
+    if tail:
+        own["parameters"] = {"binary_data_size": len(tail)}
+        del own["data"]
+    (own if member in ("name", "shape", "datatype", "data") else request)[member] = value
+    head = json.dumps(request).encode()
+    answer = service.post(INFER, content=head + tail, headers={LENGTH: str(len(head))})
+    assert answer.status_code in {200, 400, 413, 422}, answer.text
+    assert answer.status_code == 200 or answer.json()["error"]
+    assert service.app.scoring.permits.taken == 0
 
 
 AMOUNT = tensor("amount", "FP32", [1], [1])
