@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from logging import WARNING
@@ -18,12 +18,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from service import docs_page, log, page, routes
+from service import docs_page, log, open_inference, open_inference_routes, page, routes
 from service.activity import Activity
 from service.auth import Keys
 from service.errors import Problem, from_status, internal_error
 from service.limits import CLIENT_GONE, ClientGoneError
 from service.metrics import Metrics, method_label
+from service.open_inference import Inference, infer_route
 from service.registry import Registry
 from service.schemas import score_operation
 from service.scoring import ROUTES, Scoring
@@ -57,14 +58,18 @@ class Service(FastAPI):
         self.activity = Activity(self.metrics)
         self.registry = Registry(settings, self.metrics)
         self.scoring = Scoring(self)
+        self.inference = Inference(self)
         self.requests = log.RequestLog(settings.log_format, on=settings.log_requests)
         self.started_at = time.monotonic()
         self.draining = False
         self._ids = map(f"{os.urandom(6).hex()}-%x".__mod__, itertools.count(1))
         for path in ROUTES:
             self.router.routes.append(Route(path, self.scoring, methods=["POST"], include_in_schema=False))
+        for path in open_inference.ROUTES:
+            self.router.routes.append(Route(path, self.inference, methods=["POST"], include_in_schema=False))
         self.include_router(routes.health)
         self.include_router(routes.models)
+        self.include_router(open_inference_routes.router)
         self.include_router(page.page)
         self.include_router(docs_page.router)
         self.add_exception_handler(HTTPException, _refuse_framework)
@@ -83,14 +88,15 @@ class Service(FastAPI):
         route = scoring_route(path) if method == "POST" and not self.draining else None
         try:
             if route is not None:
-                await self.scoring(scope, receive, send)
+                await (self.inference if route in open_inference.ROUTES else self.scoring)(scope, receive, send)
                 status = 200
             else:
                 route, status = await self._answer(scope, receive, send)
         except ClientGoneError:
             status = CLIENT_GONE
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the log its class and place
-            status = await self._send(self.problem(error, request_id), request_id, send)
+            problem = open_inference_routes.with_error(self.problem(error, request_id), path)
+            status = await self._send(problem, request_id, send)
         self.count(route or "other", method, log.quoted(path), status, request_id, began, scope.get("scored"))
 
     def request_id(self, headers: Mapping[bytes, bytes]) -> str:
@@ -116,7 +122,7 @@ class Service(FastAPI):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
         """Any other request, through FastAPI: its route, as the metrics name it, and the status of the answer."""
         path, status = scope["path"], 0
-        if self.draining and not path.startswith("/health"):
+        if self.draining and not path.startswith(("/health", "/v2/health")):
             headers = {"Retry-After": "5", "Connection": "close"}
             raise Problem("shutting_down", "The service is shutting down: send again, to another replica.", headers=headers)
         if self.settings.docs_need_key and path in DOCUMENTS:
@@ -154,23 +160,27 @@ class Service(FastAPI):
             self.openapi_schema = None
         document = super().openapi()
         if self._documented != key:
-            add_scoring(document, *score_operation(manifest))
+            add_operation(document, ROUTES, "score", *score_operation(manifest))
+            add_operation(document, open_inference.ROUTES, "infer", *open_inference_routes.infer_operation())
             self._documented = key
         return document
 
 
-def add_scoring(document: dict[str, Any], operation: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """Adds the three routes of POST /score, which FastAPI does not know as its own, to its OpenAPI document."""
+def add_operation(
+    document: dict[str, Any], paths: Sequence[str], name: str, operation: dict[str, Any], schemas: dict[str, Any]
+) -> None:
+    """Adds an operation and its routes, which FastAPI does not know as its own, to its OpenAPI document."""
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas)
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    for path in ROUTES:
+    for path in paths:
         names = re.findall(r"{(\w+)}", path)
-        parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
-        own = {**operation, "operationId": "_".join(["score", *names])}
+        parameters = [{"name": each, "in": "path", "required": True, "schema": {"type": "string"}} for each in names]
+        parameters += operation.get("parameters", [])
+        own = {**operation, "operationId": "_".join([name, *names])}
         document["paths"][path] = {"post": {**own, "parameters": parameters} if parameters else own}
 
 
@@ -178,6 +188,8 @@ def scoring_route(path: str) -> str | None:
     """Which of the scoring routes a path is: looked at directly, as the framework's router takes longer than the score."""
     if path == "/score":
         return path
+    if path.endswith("/infer"):
+        return infer_route(path)
     if not path.endswith("/score") or not path.startswith("/models/"):
         return None
     parts = path.split("/")
@@ -210,7 +222,7 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    problem = cast(Problem, error)
+    problem = open_inference_routes.with_error(cast(Problem, error), request.scope["path"])
     request.app.metrics.errors[problem.code] += 1
     request_id = request.scope["request_id"]
     body = problem.body(request_id)

@@ -33,6 +33,7 @@ class Answer:
     anomalies: int
     began: float  # when scoring began
     inference: float  # seconds
+    head: int = 0  # bytes of JSON before the tensors of a binary answer
 
 
 @dataclass(slots=True)
@@ -104,6 +105,16 @@ def score_batch(live: Live, batch: Batch) -> Scores:
     live.scored_at, live.failed = monotonic(), False
     if len(scores.explained):
         live.latest.note(batch.x, scores)
+    return scores
+
+
+def score_finite(live: Live, batch: Batch) -> Scores:
+    """As score_batch, for an answer that has no way to leave a score out. Raises the 422 of records without a finite one, too."""
+    scores = score_batch(live, batch)
+    if not np.isfinite(scores.score).all():
+        rows = np.flatnonzero(~np.isfinite(scores.score)).tolist()
+        errors = [FieldError(f"records[{row}]", "its values are too extreme for a finite score") for row in rows]
+        raise Problem("not_scorable", f"{len(rows)} record(s) have no finite score.", errors)
     return scores
 
 

@@ -90,17 +90,21 @@ def encode_arrow(feature: Feature, array: Array) -> Encoded:
     if arrow.is_text(kind) and not whole and feature.kind != "numeric":
         return encode_text(feature, array)
     if arrow.is_number(kind) and (whole or feature.kind in ("numeric", "boolean")):
-        numbers = arrow.floats(array)
-        if feature.kind == "boolean":
-            other = ~(np.isnan(numbers) | np.isin(numbers, (0, 1)))
-            return _single(np.where(other, np.nan, numbers), np.flatnonzero(other).tolist(), NOT_A_BOOLEAN)
-        return _whole(feature, numbers) if whole else _fit(numbers)
+        return encode_numbers(feature, arrow.floats(array))
     if DataType.is_boolean(kind) and feature.kind == "boolean":
         return _single(arrow.floats(array))
     if arrow.is_datetime(kind) and feature.kind == "datetime":
         return datetimes.columns(arrow.wall_times(array)), []
     needed = "whole numbers" if whole else {"numeric": "numbers", "categorical": "texts"}.get(feature.kind, f"{feature.kind}s")
     return _missing(feature, len(array)), [(0, f"the column is of another type; {needed} are needed")]
+
+
+def encode_numbers(feature: Feature, numbers: Floats) -> Encoded:
+    """Encodes N numbers, NaN for missing, of a numeric feature, a boolean one (0 and 1), or one whose categories are numbers."""
+    if feature.kind == "boolean":
+        other = ~(np.isnan(numbers) | np.isin(numbers, (0, 1)))
+        return _single(np.where(other, np.nan, numbers), np.flatnonzero(other).tolist(), NOT_A_BOOLEAN)
+    return _whole(feature, numbers) if feature.kind == "categorical" else _fit(numbers)
 
 
 def decode(feature: Feature, columns: NDArray[np.float32]) -> float | int | str | bool | None:

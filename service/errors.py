@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 MAX_ERRORS = 100
+_IN_LINE = 3
 CONTENT_TYPE = b"application/problem+json"
 
 # code: (status, title). The codes are part of the interface: programs branch on them.
@@ -86,6 +87,11 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
                 ),
             }
         )
+
+    def line(self) -> str:
+        """All of it that is for people, with the first places of what is wrong: for clients that show nothing else."""
+        places = "; ".join(f"{_printable(error.loc)}: {error.message}" for error in self.errors[:_IN_LINE])
+        return f"{self.detail} {places}" if places else self.detail
 
     def head(self, body: bytes, request_id: str) -> list[tuple[bytes, bytes]]:
         """The response headers that go with the document."""

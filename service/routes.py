@@ -50,16 +50,10 @@ async def needs_metrics_key(request: Request, service: App) -> None:
 @health.get("/health", response_model=Health, responses=problems(503))
 async def get_health(request: Request, service: App) -> Response:
     """200 if a score can be given, known because one was given seconds ago or just now."""
-    try:
-        watched, default = watched_models(service)
-    except Problem as problem:
-        return unavailable(request, problem.detail)
-    for live in watched:
-        reason = live.unavailable(service.settings.health_seconds)
-        if reason is not None:
-            return unavailable(request, f"{live.name} {live.version}: {reason}.")
-    if service.draining:
-        return unavailable(request, "The service is shutting down.")
+    reason = why_unavailable(service)
+    if reason is not None:
+        return unavailable(request, reason)
+    watched, default = watched_models(service)
     document = {
         "status": "ok",
         "model": default.name if default else None,
@@ -87,6 +81,19 @@ async def get_ready(request: Request, service: App) -> Response:
     """200 if requests should be sent here."""
     answer = await get_health(request, service)
     return answer if answer.status_code != 200 else Response(b'{"status":"ready"}', media_type="application/json")
+
+
+def why_unavailable(service: Service) -> str | None:
+    """Why no request should be sent here, or None."""
+    try:
+        watched, _ = watched_models(service)
+    except Problem as problem:
+        return problem.detail
+    for live in watched:
+        reason = live.unavailable(service.settings.health_seconds)
+        if reason is not None:
+            return f"{live.name} {live.version}: {reason}."
+    return "The service is shutting down." if service.draining else None
 
 
 def watched_models(service: Service) -> tuple[list[Live], Live | None]:

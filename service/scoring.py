@@ -75,7 +75,7 @@ class Scoring:
             body = await read_body(message, receive, self._limit)
         if content_type == ARROW:
             table = tabular.Request(live, body, self._limit, self._max_records, scope["query_string"], gzipped=gzipped)
-            answer, parse, queue = await self._in_background(live, table.rows, table.answer)
+            answer, parse, queue = await self.in_background(live, table.rows, table.answer)
         elif len(body) <= self._inline and not gzipped:
             arrived = perf_counter()
             batch = live.reader.read(body)
@@ -86,7 +86,7 @@ class Scoring:
             queue = answer.began - arrived - parse
         else:
             rows = estimate_rows(body, live.detector.manifest.width, gzipped)
-            answer, parse, queue = await self._in_background(live, rows, lambda: self._work(live, body, gzipped))
+            answer, parse, queue = await self.in_background(live, rows, lambda: self._work(live, body, gzipped))
         total = perf_counter() - began
         extent = (b"content-length", b"%d" % len(answer.body))
         await send(start(content_type, extent, request_id, server_timing(parse, queue, answer.inference, total)))
@@ -148,7 +148,7 @@ class Scoring:
         self.observe(*seconds, perf_counter() - began)
         scope["scored"] = (live.name, live.version, records, anomalies)
 
-    async def _in_background(self, live: Live, rows: int, work: Callable[[], Done]) -> tuple[Answer, float, float]:
+    async def in_background(self, live: Live, rows: int, work: Callable[[], Done]) -> tuple[Answer, float, float]:
         """The answer that `work` gives in the thread, and the seconds of parsing and of waiting."""
         self.permits.take(rows)
         queued = perf_counter()

@@ -44,12 +44,8 @@ class Request:
         x = read(self._live.detector.manifest, self._bytes(), self._max_records, self._limit)
         batch = Batch(x, (), True, True, self._alpha, self._fdr, "none")
         scoring = perf_counter()
-        scores = batching.score_batch(self._live, batch)
+        scores = batching.score_finite(self._live, batch)
         inference = perf_counter() - scoring
-        if not np.isfinite(scores.score).all():
-            rows = np.flatnonzero(~np.isfinite(scores.score)).tolist()
-            errors = [FieldError(f"records[{row}]", "its values are too extreme for a finite score") for row in rows]
-            raise Problem("not_scorable", f"{len(rows)} record(s) have no finite score.", errors)
         anomalies = int(scores.is_anomaly.sum())
         body = write(scores.score, scores.p_value, scores.is_anomaly)
         answer = Answer(body, len(x), anomalies, scoring, inference)

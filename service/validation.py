@@ -56,8 +56,8 @@ class Validator:
         request = parse(body)
         if not isinstance(request, dict):
             raise Problem("invalid_request", "The body must be an object with 'records' or 'columns'.")
-        errors = [FieldError(_shown(name), "not a member of a request") for name in request if name not in MEMBERS]
-        alpha, fdr = self._rate(request, "alpha", errors), self._rate(request, "fdr", errors)
+        errors = [FieldError(shown(name), "not a member of a request") for name in request if name not in MEMBERS]
+        alpha, fdr = read_rate(request, "alpha", errors), read_rate(request, "fdr", errors)
         explain = request.get("explain", "flagged")
         if explain not in EXPLAIN:
             errors.append(FieldError("explain", "must be 'flagged', 'all' or 'none'"))
@@ -101,7 +101,7 @@ class Validator:
                 errors.append((row, FieldError(f"records[{first + row}]", "must be an object, feature name to value")))
             elif not record.keys() <= self._names:
                 errors += [
-                    (row, FieldError(f"records[{first + row}].{_shown(name)}", "the model has no such feature"))
+                    (row, FieldError(f"records[{first + row}].{shown(name)}", "the model has no such feature"))
                     for name in record
                     if name not in self._names
                 ]
@@ -118,15 +118,15 @@ class Validator:
         if not isinstance(columns, dict) or not columns:
             raise _one_error("columns", "must be an object, feature name to list of values, one at least")
         errors = [
-            FieldError(f"columns.{_shown(name)}", "the model has no such feature") for name in columns if name not in self._names
+            FieldError(f"columns.{shown(name)}", "the model has no such feature") for name in columns if name not in self._names
         ]
         errors += [
-            FieldError(f"columns.{_shown(name)}", "must be a list")
+            FieldError(f"columns.{shown(name)}", "must be a list")
             for name, values in columns.items()
             if not isinstance(values, list)
         ]
         if errors:
-            raise _records_problem(errors)
+            raise records_problem(errors)
         lengths = {len(values) for values in columns.values()}
         if len(lengths) > 1:
             raise _one_error("columns", f"lists of one length are needed, these have {min(lengths)} to {max(lengths)} values")
@@ -150,18 +150,19 @@ class Validator:
             ]
         if found:
             found.sort(key=lambda error: error[0])
-            raise _records_problem([error for _, error in found])
+            raise records_problem([error for _, error in found])
         return np.concatenate(parts, axis=1)
 
-    @staticmethod
-    def _rate(request: dict[str, Any], name: str, errors: list[FieldError]) -> float | None:
-        value = request.get(name)
-        if value is None:
-            return None
-        if type(value) not in (int, float) or not 0 < value < 1:
-            errors.append(FieldError(name, "must be a number between 0 and 1, both excluded"))
-            return None
-        return float(value)
+
+def read_rate(request: dict[str, Any], name: str, errors: list[FieldError]) -> float | None:
+    """alpha or fdr as a request has it, None without one; what is wrong with it goes to the errors."""
+    value = request.get(name)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 < value < 1:
+        errors.append(FieldError(name, "must be a number between 0 and 1, both excluded"))
+        return None
+    return float(value)
 
 
 def parse(body: bytes) -> Any:
@@ -192,7 +193,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise Problem("duplicate_key", f"The key '{_shown(twice)}' stands twice in one object.")
+        raise Problem("duplicate_key", f"The key '{shown(twice)}' stands twice in one object.")
     return members
 
 
@@ -204,14 +205,15 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """A name that a client sent, short enough for an error."""
     return name if len(name) <= _SHOWN else name[:_SHOWN] + "..."
 
 
 def query(text: bytes, allowed: tuple[str, ...]) -> tuple[float | None, float | None, Explain]:
     """alpha, fdr and explain of a query string, for bodies that have no room for them; raises the 422."""
     given = parse_qsl(text.decode("latin-1"), keep_blank_values=True)
-    errors = [FieldError(_shown(name), "not a parameter of this kind of request") for name, _ in given if name not in allowed]
+    errors = [FieldError(shown(name), "not a parameter of this kind of request") for name, _ in given if name not in allowed]
     values = dict(given)
     if len(values) < len(given):
         errors.append(FieldError("query", "a parameter is given twice"))
@@ -233,6 +235,7 @@ def _one_error(loc: str, message: str) -> Problem:
     return Problem("invalid_request", f"{loc}: {message}.", [FieldError(loc, message)])
 
 
-def _records_problem(errors: list[FieldError]) -> Problem:
+def records_problem(errors: list[FieldError]) -> Problem:
+    """The 422 of values that do not fit."""
     n = f"{MAX_ERRORS} or more values do" if len(errors) >= MAX_ERRORS else f"{len(errors)} value(s) do"
     return Problem("invalid_records", f"{n} not fit the model: GET /models/NAME has its features.", errors[:MAX_ERRORS])

@@ -1,0 +1,99 @@
+"""The endpoint of POST /v2/models/NAME/infer, as bare ASGI beside that of /score."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from starlette.types import Receive, Scope, Send
+
+from service import batching, open_inference_request
+from service.batching import Answer, Observed
+from service.errors import Problem
+from service.limits import ClientGoneError, check_length, inflate, read_body
+from service.registry import Live
+from service.scoring import JSON, Done, estimate_rows, is_gzip, part, server_timing, start
+from service.tensors import write
+
+if TYPE_CHECKING:
+    from service.app import Service
+
+BINARY = b"application/octet-stream"
+HEADER_LENGTH = b"inference-header-content-length"
+PREFIX = "/v2/models/"
+ROUTES = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
+
+
+class Inference:
+    """The endpoint of both routes. An ASGI application; errors leave it as Problem."""
+
+    def __init__(self, service: Service) -> None:
+        self._registry, self._keys, self._scoring = service.registry, service.keys, service.scoring
+        self._limit, self._max_records = service.settings.max_body_bytes, service.settings.max_records
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request, in the thread that also scores the larger ones of /score."""
+        began = perf_counter()
+        headers = dict(scope["headers"])
+        self._keys.check_api(headers)
+        if headers.get(b"content-type", JSON).split(b";", 1)[0].strip().lower() not in (JSON, BINARY):
+            raise Problem("unsupported_media_type", f"Send {JSON.decode()} or {BINARY.decode()}.")
+        gzipped = is_gzip(headers.get(b"content-encoding", b""))
+        check_length(headers, self._limit)
+        live = await self._find(scope["path"])
+        if self._scoring.permits.taken >= self._scoring.permits.rows:
+            self._scoring.permits.take(1)  # full: says so before the body is read
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        body = await read_body(message, receive, self._limit)
+        head, width = headers.get(HEADER_LENGTH), live.detector.manifest.width
+        rows = estimate_rows(body, width, gzipped) if head is None else max(1, len(body) // (4 * width))
+        answer, parse, queue = await self._scoring.in_background(live, rows, lambda: self._work(live, body, head, gzipped))
+        total = perf_counter() - began
+        timing = server_timing(parse, queue, answer.inference, total)
+        extent = (b"content-length", b"%d" % len(answer.body))
+        started = start(BINARY if answer.head else JSON, extent, scope["request_id"], timing)
+        if answer.head:
+            started["headers"].append((HEADER_LENGTH, b"%d" % answer.head))
+        await send(started)
+        await send(part(answer.body, more=False))
+        self._scoring.observe(parse, queue, answer.inference, total)
+        scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
+
+    async def _find(self, path: str) -> Live:
+        parts = path.split("/")  # "", "v2", "models", name, "infer", or with "versions", version in between
+        return self._registry.get(parts[3]) if len(parts) == 5 else await self._registry.get_version(parts[3], parts[5])
+
+    def _work(self, live: Live, body: bytes, header_length: bytes | None, gzipped: bool) -> Done:
+        began = perf_counter()
+        content = inflate(body, self._limit) if gzipped else body
+        request = open_inference_request.read(live.detector.manifest, content, header_length, self._max_records)
+        scoring = perf_counter()
+        scores = batching.score_finite(live, request.batch)
+        inference = perf_counter() - scoring
+        head = {
+            "model_name": live.name,
+            "model_version": live.version,
+            **({} if request.id is None else {"id": request.id}),
+            "parameters": {
+                "score_kind": live.detector.manifest.score_kind,
+                "alpha": scores.alpha,
+                "threshold": float(str(np.float32(scores.threshold))),  # in the digits of the scores
+            },
+        }
+        told, length = write(head, request.answer(scores))
+        anomalies = int(scores.is_anomaly.sum())
+        answer = Answer(told, len(scores.score), anomalies, scoring, inference, length)
+        return answer, Observed(scores.score, scores.p_value, anomalies, {}), began, scoring - began
+
+
+def infer_route(path: str) -> str | None:
+    """Which of the two routes a path is."""
+    parts = path[len(PREFIX) :].split("/")
+    if not path.startswith(PREFIX) or parts[-1] != "infer" or not all(parts):
+        return None
+    if len(parts) == 2:
+        return ROUTES[0]
+    return ROUTES[1] if len(parts) == 4 and parts[1] == "versions" else None
