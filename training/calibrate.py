@@ -1,10 +1,13 @@
 """Three verbs on disjoint records: fit.py fits, this file refers and calibrates, the service predicts.
 
 A table of some size holds records out for that. On a small one, each training record is judged without itself instead: by the net
-that was not trained on its fold, and by memories that leave it out (the jackknife+ of Barber et al. 2021, in spirit).
+that was not trained on its fold, and by memories that leave it out (the jackknife+ of Barber et al. 2021, in spirit). The report
+looks at the training records of every table in that way.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ from service.session import Answers
 from training.config import Config
 from training.elbo import Elbo
 from training.fit import parts_of, take
-from training.memory import Memory, View, slot_ownership
+from training.memory import Memory, Term, View, slot_ownership
 from training.preprocessing import Preprocessing, Slots
 from training.scorer import Scorer, judge, weighed
 from training.stable import total
@@ -43,19 +46,29 @@ def build(
         if config.score == "surprise":
             remember(scorer, x, config)
             if len(held):
-                scorer.refer(torch.cat([values_of(scorer, part) for part in parts_of(torch.from_numpy(held), CHUNK)]))
-        return scorer, None if len(held) else without_themselves(scorer, x, fold)
+                values = [values_of(scorer, part) for part in parts_of(torch.from_numpy(held), CHUNK)]
+            else:
+                values = [values_in(honest_terms(scorer, x, fold, rows)[1]) for rows in parts_of(torch.arange(len(x)), CHUNK)]
+            scorer.refer(torch.cat(values))
+    return scorer, None if len(held) else without_themselves(scorer, x, fold, np.arange(len(x)))
 
 
 def remember(scorer: Scorer, x: NDArray[np.float32], config: Config) -> None:
     """Adds two memories, of at most config.pool of the training records x (N, C), to the scorer."""
     draw = np.random.default_rng(config.seed)
-    pool = np.sort(draw.permutation(len(x))[: config.pool])
+    pool = pool_of(len(x), config, draw)
     slots, filled = gaps_filled(scorer, x[pool])
     ownership = slot_ownership(scorer.preprocessing)
     for wide in (False, True):
         view = View(scorer.preprocessing, slots, wide)
-        scorer.memories.append(Memory(view, not wide, ownership, filled, config, draw))
+        memory = Memory(view, not wide, ownership, filled, config, draw)
+        memory.kept = torch.from_numpy(pool)[memory.kept]
+        scorer.memories.append(memory)
+
+
+def pool_of(n: int, config: Config, draw: np.random.Generator) -> NDArray[np.intp]:
+    """Which of n training records memories are chosen from and the report looks at: all, or config.pool of them."""
+    return np.sort(draw.permutation(n)[: config.pool])
 
 
 def gaps_filled(scorer: Scorer, x: NDArray[np.float32]) -> tuple[Slots, Tensor]:
@@ -68,24 +81,39 @@ def gaps_filled(scorer: Scorer, x: NDArray[np.float32]) -> tuple[Slots, Tensor]:
 def values_of(scorer: Scorer, x: Tensor) -> Tensor:
     """(N, T) each term's value at records x (N, C)."""
     slots = scorer.preprocessing(x)
-    return torch.cat([term.value for term in scorer.terms(slots, *scorer.ensemble(slots))], 1)
+    return values_in(scorer.terms(slots, *scorer.ensemble(slots)))
 
 
-def without_themselves(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.int8]) -> Answers:
-    """The answers to training records x (N, C), all remembered, as if each were new; sets the surprises by them."""
-    slots, filled = gaps_filled(scorer, x)
+def values_in(terms: Sequence[Term]) -> Tensor:
+    """(N, T) the values of T terms."""
+    return torch.cat([term.value for term in terms], 1)
+
+
+def without_themselves(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.int8], rows: NDArray[np.intp]) -> Answers:
+    """The answers to training records, those at `rows` (n,) of all x (N, C), as if each were new."""
+    told = []
+    with torch.no_grad():
+        for part in parts_of(torch.from_numpy(rows), CHUNK):
+            evidence, terms = honest_terms(scorer, x, fold, part)
+            score, contributions = scorer.join(terms) if scorer.kind == "surprise" else judge(scorer.kind, evidence)
+            told.append((score[:, 0], evidence.nats[:, 0], total(evidence.error)[:, 0], contributions))
+    every = [torch.cat(parts).numpy() for parts in zip(*told, strict=True)]
+    return Answers(every[0], every[1], every[2], every[3], np.empty((0, x.shape[1]), np.float32))
+
+
+def honest_terms(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.int8], rows: Tensor) -> tuple[Elbo, list[Term]]:
+    """What is seen of the training records at `rows` (n,) of all x (N, C), each by the net and the memories that lack it."""
+    slots, filled = gaps_filled(scorer, x[rows.numpy()])
     every = [net(slots)[0] for net in scorer.nets]
-    own = torch.from_numpy(fold.astype(np.int64)), torch.arange(len(x))
+    own = torch.from_numpy(fold.astype(np.int64))[rows], torch.arange(len(rows))
     evidence = Elbo(*(torch.stack(parts)[own] for parts in zip(*every, strict=True)))
-    if scorer.kind == "surprise":
-        scale = scorer.scale(slots)
-        terms = [weighed(evidence, scale), *(memory.honest(filled, slots.seen * scale) for memory in scorer.memories)]
-        scorer.refer(torch.cat([term.value for term in terms], 1))
-        score, contributions = scorer.join(terms)
-    else:
-        score, contributions = judge(scorer.kind, evidence)
-    told = [answer[:, 0].numpy() for answer in (score, evidence.nats, total(evidence.error))]
-    return Answers(told[0], told[1], told[2], contributions.numpy(), np.empty((0, x.shape[1]), np.float32))
+    scale = scorer.scale(slots)
+    terms = [weighed(evidence, scale)]
+    for memory in scorer.memories:
+        place = torch.full((len(x),), -1)
+        place[memory.kept] = torch.arange(len(memory.kept))
+        terms.append(memory.honest(filled, slots.seen * scale, place[rows]))
+    return evidence, terms
 
 
 def supported_alpha(target: float, n: int) -> tuple[float, str | None]:

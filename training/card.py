@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,15 @@ LIMITS = (
         "blame may fall on either."
     ),
 )
+
+
+class Looked(NamedTuple):
+    """Records that were taken for normal, each judged without itself."""
+
+    score: NDArray[np.float32]  # (n,)
+    contributions: NDArray[np.float32]  # (n, T)
+    rows: NDArray[np.intp]  # (n,) where in the table they are, counted from 1
+    of: int  # how many there are; a very large table's are not all looked at
 
 
 def words(manifest: Manifest) -> str:
@@ -144,23 +153,24 @@ def weights(manifest: Manifest, held: Answers, anomalies: Answers | None) -> str
     return f'<section id="weights"><h2>{title}</h2><p>{note}</p>{table(title, head, rows)}</section>'
 
 
-def unusual(manifest: Manifest, held: Answers, rows: NDArray[np.intp] | None) -> str:
-    """The calibration records that look least normal, as HTML; rows: where in the training table each of them is."""
-    order = np.argsort(-held.score, kind="stable")[:UNUSUAL]
+def unusual(manifest: Manifest, looked: Looked) -> str:
+    """The records that look least normal, and where in the table they are, as HTML."""
+    order = np.lexsort((looked.rows, -looked.score))[:UNUSUAL]
     body = []
-    for rank, i in enumerate(order, start=1):
-        told = held.contributions[i] if len(held.contributions) else np.zeros(0, np.float32)
+    for i in order:
+        told = looked.contributions[i] if len(looked.contributions) else np.zeros(0, np.float32)
         largest = [t for t in np.argsort(-told, kind="stable")[:3].tolist() if told[t] > 0]
         reasons = ", ".join(f"{_term(manifest, t)} {short(float(told[t]))}" for t in largest)
-        where = f"{int(rows[i]):,}" if rows is not None else str(rank)
-        flagged = "yes" if held.score[i] >= manifest.threshold else "no"
-        body.append((where, short(float(held.score[i])), flagged, reasons or "–"))
-    head = ("Row" if rows is not None else "Rank", "Score", "Flagged", "Largest contributions, in nats")
-    note = "Rows are counted from 0 among the data rows of the training table. " if rows is not None else ""
-    title = "Calibration records that look least normal"
+        flagged = "yes" if looked.score[i] >= manifest.threshold else "no"
+        body.append((f"{int(looked.rows[i]):,}", short(float(looked.score[i])), flagged, reasons or "–"))
+    n, title = len(looked.score), "Least normal records"
+    these = f"All {n:,}" if n == looked.of else f"{n:,} of the {looked.of:,}"
+    drawn = "" if n == looked.of else ", those that calibrate and as many others as memories are chosen from, drawn at random"
+    head = ("Row", "Score", "Flagged", "Largest contributions, in nats")
     return f"""<section id="unusual"><h2>{title}</h2>
-<p>{note}These records were taken for normal. One that is not should leave the training table: take it out, or label it, and train
-again.</p>{table(title, head, body)}</section>"""
+<p>{these} records that were taken for normal were looked at{drawn}; each was judged without itself. Rows are counted from 1 below
+the header, over all files in the order of their names and whatever their label. A record that is not normal should leave the
+training table: take it out, or label it, and train again.</p>{table(title, head, body)}</section>"""
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

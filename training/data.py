@@ -32,6 +32,7 @@ class Dataset:
     features: tuple[Feature, ...]
     x: NDArray[np.float32]  # (N, C)
     anomalies_x: NDArray[np.float32]  # (M, C)
+    rows: NDArray[np.intp]  # (N,) where the normal ones are among all rows below the headers, the first being 1
     dropped: tuple[Dropped, ...]
     warnings: tuple[str, ...]
     sources: tuple[tuple[str, str], ...]  # (file name, SHA-256)
@@ -59,10 +60,10 @@ def read_dataset(
     if not features:
         reason = dropped[0].reason if dropped else "there is none but the label"
         raise TableError(f"{sources[0].path}: no column holds anything to learn from ({reason}); check the data")
-    x, anomalies = _encode(rows, features)
+    x, anomalies, places = _encode(rows, features)
     warnings = tuple(warning for feature in features for warning in columns[feature.name].warnings())
     digests = tuple((source.path.name, _sha256(source.path)) for source in sources)
-    return Dataset(tuple(features), x, anomalies, tuple(dropped), warnings, digests)
+    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, digests)
 
 
 def read_for_evaluation(
@@ -181,18 +182,20 @@ def _understand(
     return columns, [features[name] for name in names if name in features], dropped
 
 
-def _encode(rows: _Rows, features: Sequence[Feature]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """x of the normal rows and x of the others."""
+def _encode(rows: _Rows, features: Sequence[Feature]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
+    """x of the normal rows, x of the others, and where in the table the normal ones are."""
     width = sum(feature.width for feature in features)
     x, others = np.empty((rows.normals, width), np.float32), np.empty((rows.others, width), np.float32)
+    places = np.empty(rows.normals, np.intp)
     normals_done = others_done = 0
     for source, batch, first, is_normal in rows:
         part = encode_batch(source, batch, features, first)
         found = int(is_normal.sum())
+        places[normals_done : normals_done + found] = 1 + normals_done + others_done + np.flatnonzero(is_normal)
         x[normals_done : normals_done + found] = part[is_normal]
         others[others_done : others_done + len(part) - found] = part[~is_normal]
         normals_done, others_done = normals_done + found, others_done + len(part) - found
-    return x, others
+    return x, others, places
 
 
 def _canonical(value: str) -> str:

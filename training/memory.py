@@ -99,6 +99,7 @@ class Memory(nn.Module):
     weight: Tensor  # (M,) of the distance to a record
     products: Tensor  # (D or D + 1, M) and squares (M,): what makes the view's values a squared weighted distance
     squares: Tensor
+    kept: Tensor  # (M,) where the records are among the training records; not in the graph
     ownership: Tensor  # (D, F) 1 where a slot belongs to a feature
 
     def __init__(
@@ -148,10 +149,11 @@ class Memory(nn.Module):
         share = weight / length.clamp(min=LENGTH_LEAST) * (1 / self.neighbours)
         return Term(value, gather_up((share[:, None, :] @ gap).squeeze(1), self.ownership))
 
-    def honest(self, filled: Tensor, counts: Tensor) -> Term:
-        """Of the remembered records themselves, in their order, each without itself."""
-        seen = self.view(filled)
-        distance = self.distance(seen).fill_diagonal_(torch.inf)
+    def honest(self, filled: Tensor, counts: Tensor, place: Tensor) -> Term:
+        """Of training records, each without itself; place (N,) is where it is among the remembered ones, -1 where it is not."""
+        seen, remembered = self.view(filled), torch.nonzero(place >= 0)[:, 0]
+        distance = self.distance(seen)
+        distance[remembered, place[remembered]] = torch.inf
         every = zip(*(parts_of(whole, CHUNK) for whole in (seen, counts, distance)), strict=True)
         return Term(*(torch.cat(parts) for parts in zip(*(self.nearest(*part) for part in every), strict=True)))
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from service.manifest import Manifest
 from service.session import Answers
 from training import card, plots
+from training.card import Looked
 from training.fit import Curve
 from training.metrics import Estimate, false_alarm_band
 from training.plots import Plot
@@ -87,18 +88,19 @@ def report(
     anomalies: Answers | None,
     latent: NDArray[np.float32],
     error: NDArray[np.float32],
-    rows: NDArray[np.intp] | None = None,
+    looked: Looked,
 ) -> bytes:
     """The page as UTF-8 HTML, the same for the same input.
 
     held: the scorer's answers to the n calibration records, with contributions (n, T). latent (n, L): their mu. error (n, F):
-    their reconstruction error a feature, in nats. rows (n,): their places in the training table, if known. anomalies: answers to
-    labelled anomalies, with contributions. Raises ValueError where the numbers of records or features differ.
+    their reconstruction error a feature, in nats. anomalies: answers to labelled anomalies, with contributions. looked: the
+    records of which the least normal ones are listed. Raises ValueError where the numbers of records or features differ.
     """
     n, names = len(held.score), [feature.name for feature in manifest.features]
-    if n == 0 or len(latent) != n or error.shape != (n, len(names)) or (rows is not None and len(rows) != n):
+    if n == 0 or len(latent) != n or error.shape != (n, len(names)) or len(looked.rows) != len(looked.score):
         raise ValueError(
-            f"{n} calibration records and {len(names)} features do not fit latent {latent.shape}, error {error.shape}"
+            f"{n} calibration records and {len(names)} features do not fit latent {latent.shape}, error {error.shape}, "
+            f"rows {looked.rows.shape} of scores {looked.score.shape}"
         )
     if anomalies is not None and not len(anomalies.score):
         anomalies = None
@@ -118,7 +120,7 @@ def report(
     sections = {
         "figures": f'<section id="figures"><h2>Figures</h2><div class="plots">{drawn}</div></section>',
         "weights": card.weights(manifest, held, anomalies),
-        "unusual": card.unusual(manifest, held, rows),
+        "unusual": card.unusual(manifest, looked),
         "card": card.words(manifest),
         "data": card.data(manifest),
         "settings": card.settings(manifest),

@@ -16,7 +16,8 @@ from service.calibration import p_values, threshold
 from service.graph import check
 from service.manifest import Bundle, Calibration, File, Manifest, check_name
 from service.session import SLICE, VERSION, Answers, Session
-from training.calibrate import build, supported_alpha
+from training.calibrate import build, pool_of, supported_alpha, without_themselves
+from training.card import Looked
 from training.checkpoint import Checkpoints, key_of
 from training.config import Config
 from training.data import Dataset, split
@@ -63,12 +64,13 @@ def train(
         torch.use_deterministic_algorithms(True)  # on the CPU, all that is used here is deterministic as it is
 
     fold = split(len(dataset.x), config.seed, config.share_held(len(dataset.x)), config.nets)
+    rows = np.concatenate([dataset.rows[fold >= 0], dataset.rows[fold < 0]])
     seen, held, fold = dataset.x[fold >= 0], dataset.x[fold < 0], fold[fold >= 0]
 
     preprocessing = Preprocessing(dataset.features, seen)
     with Checkpoints(models_dir / name, key_of(dataset.features, seen, fold, config, device)) as kept:
         nets, curves = fit_nets(preprocessing, seen, fold, config, device, progress, kept)
-        bundle = assemble(dataset, name, config, preprocessing, nets, curves, seen, held, fold)
+        bundle = assemble(dataset, name, config, preprocessing, nets, curves, seen, held, fold, rows)
         if sign:
             bundle = replace(bundle, signature=sign(bundle.manifest.dump()))
         return Published(publish(bundle, models_dir), bundle.manifest)
@@ -84,8 +86,12 @@ def assemble(
     seen: NDArray[np.float32],
     held: NDArray[np.float32],
     fold: NDArray[np.int8],
+    rows: NDArray[np.intp],
 ) -> Bundle:
-    """From trained nets to a bundle in memory that is proven: calibrated, exported, reported. Raises as `train`."""
+    """From trained nets to a bundle in memory that is proven: calibrated, exported, reported. Raises as `train`.
+
+    rows (N,): where in the table the records are, those seen before those held out.
+    """
     scorer, honest = build(preprocessing, nets, seen, fold, held, config)
 
     graphs = export(scorer)
@@ -114,7 +120,8 @@ def assemble(
         golden=golden_records(session, judged, dataset.features),
         files={**describe(graphs), "report.html": NOT_YET},
     )
-    page = report(manifest, curves, normal, odd, *reasons(scorer, judged))
+    looked = look(scorer, honest, normal, seen, fold, rows, config)
+    page = report(manifest, curves, normal, odd, *reasons(scorer, judged), looked)
     files = {**graphs, "report.html": page}
     bundle = stage(manifest.model_copy(update={"files": describe(files)}), files)
     prove(scorer, bundle, judged[:PROVED])
@@ -156,6 +163,31 @@ def measure(
         figures["average_precision"] = average_precision(is_anomaly, every)
         figures["true_alarm_rate"] = float((p_values(scores, odd.score) <= alpha).mean())
     return figures
+
+
+def look(
+    scorer: Scorer,
+    honest: Answers | None,
+    normal: Answers,
+    seen: NDArray[np.float32],
+    fold: NDArray[np.int8],
+    rows: NDArray[np.intp],
+    config: Config,
+) -> Looked:
+    """The training records, each judged without itself, and those held out: what the report lists the least normal of.
+
+    Of very many training records only those that memories are chosen from, so that the time has a bound.
+    """
+    if honest is not None:
+        return Looked(honest.score, honest.contributions, rows, len(rows))
+    pool = pool_of(len(seen), config, np.random.default_rng(config.seed))
+    alone = without_themselves(scorer, seen, fold, pool)
+    return Looked(
+        np.concatenate([alone.score, normal.score]),
+        np.concatenate([alone.contributions, normal.contributions]),
+        np.concatenate([rows[pool], rows[len(seen) :]]),
+        len(rows),
+    )
 
 
 def reasons(scorer: Scorer, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

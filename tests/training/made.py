@@ -6,6 +6,7 @@ from service import calibration
 from service.manifest import FILES, Calibration, Dropped, Feature, File, Golden, Manifest
 from service.session import Answers, Session
 from training.calibrate import build
+from training.card import Looked
 from training.config import Config
 from training.export import export
 from training.fit import Curve
@@ -49,6 +50,7 @@ def make_inputs(n=300, anomalies=40, features=FEATURES, kind="surprise", latent=
     random = np.random.default_rng(3)
     terms = len(features) + (kind == "elbo")
     held = make_answers(n, terms)
+    looked = make_answers(n, terms, seed=2)
     steps = list(range(50, 1050, 50))
     losses = [400 * np.exp(-step / 100) for step in steps]
     curves = [Curve(steps, losses, [loss + k for loss in losses], steps[-3]) for k in range(4)]
@@ -59,6 +61,7 @@ def make_inputs(n=300, anomalies=40, features=FEATURES, kind="surprise", latent=
         "anomalies": make_answers(anomalies, terms, seed=1, size=3.0) if anomalies else None,
         "latent": random.normal(size=(n, latent)).astype(np.float32),
         "error": random.gamma(1, size=(n, len(features))).astype(np.float32),
+        "looked": Looked(looked.score, looked.contributions, np.arange(n) + 5_000, n),
     }
 
 

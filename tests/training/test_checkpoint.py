@@ -25,7 +25,7 @@ SMALL = dataclasses.replace(TINY, score="reconstruction", steps_most=20, evaluat
 
 @pytest.fixture
 def dataset():
-    return Dataset(FEATURES, rows(60), np.empty((0, 9), np.float32), (), (), (("shop.csv", "0" * 64),))
+    return Dataset(FEATURES, rows(60), np.empty((0, 9), np.float32), np.arange(60) + 1, (), (), (("shop.csv", "0" * 64),))
 
 
 def kept(models):

@@ -172,6 +172,7 @@ class TestRows:
         dataset = read_dataset(path, label="label", normal="ok")
         assert dataset.x.tolist() == [[1, 0], [2, 0], [3, 1]]
         assert dataset.anomalies_x.tolist() == [[900, 2], [4, 1]]  # odd was never seen among the normal
+        assert dataset.rows.tolist() == [1, 2, 4]
         assert dataset.features[0].high == 3
         assert dataset.sources == (("table.csv", hashlib.sha256(path.read_bytes()).hexdigest()),)
 
@@ -191,7 +192,16 @@ class TestRows:
         for data in (folder, str(folder / "*")):
             dataset = read_dataset(data)
             assert dataset.x.tolist() == [[1, 1], [2, 0], [3, 0], [4, 0]]
+            assert dataset.rows.tolist() == [1, 2, 3, 4]
             assert [name for name, _ in dataset.sources] == ["1.csv", "2.csv.gz", "3.parquet"]
+
+    def test_places_count_all_rows_of_all_files_and_batches(self, table, tmp_path):
+        (tmp_path / "folder").mkdir()
+        labels = np.where(np.arange(20_000) % 7, "ok", "bad")
+        table({"a": range(12_000), "label": labels[:12_000]}, "folder/1.csv")
+        table({"a": range(12_000, 20_000), "label": labels[12_000:]}, "folder/2.csv")
+        dataset = read_dataset(tmp_path / "folder", label="label", normal="ok")
+        np.testing.assert_array_equal(dataset.rows, dataset.x[:, 0] + 1)
 
     def test_what_trains_is_what_is_scored(self, table):
         rng = np.random.default_rng(0)

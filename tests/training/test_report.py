@@ -162,14 +162,18 @@ def test_scores_that_are_all_alike_no_curves_and_no_reasons_make_a_report_too():
     assert "NaN" not in " ".join(page.text)
 
 
-def test_rows_of_the_training_table_are_named_where_they_are_known():
+def test_the_least_normal_records_are_listed_by_their_rows():
     inputs = make_inputs()
-    n = len(inputs["held"].score)
-    content = report(**inputs, rows=np.arange(n) + 5_000)
-    oddest = 5_000 + int(np.argmax(inputs["held"].score))
-    part = content.decode().split('id="unusual"')[1]
-    assert re.search(r'<th scope="row">([^<]*)', part)[1] == f"{oddest:,}"
-    assert b"Rows are counted" not in report(**inputs)
+    looked = inputs["looked"]
+    part = report(**inputs).decode().split('id="unusual"')[1].split("</section>")[0]
+    listed = [int(row.replace(",", "")) for row in re.findall(r'<th scope="row">([^<]*)', part)]
+    assert listed == looked.rows[np.argsort(-looked.score)[:20]].tolist()
+    assert part.count("<td>yes</td>") == (np.sort(looked.score)[-20:] >= inputs["manifest"].threshold).sum() > 0
+    assert "All 300 records" in part
+    inputs["looked"] = looked._replace(score=np.ones_like(looked.score), of=4_321)
+    part = report(**inputs).decode().split('id="unusual"')[1]
+    assert "300 of the 4,321 records" in part
+    assert re.search(r'<th scope="row">([^<]*)', part)[1] == "5,000"  # of equals the first
 
 
 def test_a_large_model_keeps_the_page_small():
@@ -184,7 +188,7 @@ def test_a_large_model_keeps_the_page_small():
     [
         {"latent": np.zeros((3, 2), np.float32)},
         {"error": np.zeros((300, 2), np.float32)},
-        {"rows": np.arange(4)},
+        {"looked": make_inputs()["looked"]._replace(rows=np.arange(4))},
         {"held": make_answers(0, 7)},
     ],
 )

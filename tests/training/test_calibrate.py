@@ -1,0 +1,117 @@
+"""Training records, each judged without itself: what calibrates a small table, and what the report lists of every one."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from training import train as story
+from training.calibrate import build, pool_of, without_themselves
+from training.data import read_dataset
+from training.memory import Memory
+
+from .conftest import TINY
+from .mixed import rows
+
+PLANTED = 77  # the row of the outlier
+
+
+def plant(path, n):
+    """A table of n rows with an outlier that stands out by how its values go together, and labelled anomalies in between."""
+    random = np.random.default_rng(5)
+    a = random.normal(size=n)
+    x = np.column_stack([a, a + 0.05 * random.normal(size=n), random.normal(size=n)])
+    x[PLANTED - 1, :2] = 1.5, -1.5
+    odd = (np.arange(n) % 10 == 3) & (np.arange(n) != PLANTED - 1)
+    x[odd] += 50
+    lines = [f"{','.join(map(str, row))},{'bad' if bad else 'ok'}" for row, bad in zip(x.round(6), odd, strict=True)]
+    path.write_text("\n".join(["a,b,c,label", *lines]) + "\n")
+    return path
+
+
+def listed(folder):
+    """(row, flagged, what follows) of each record that the report lists."""
+    part = (folder / "report.html").read_text().split('id="unusual"')[1].split("</section>")[0]
+    return part, [(int(row.replace(",", "")), flagged) for row, flagged in re.findall(r'"row">([\d,]+)<.*?(yes|no)</td>', part)]
+
+
+@pytest.mark.parametrize(
+    ("n", "changes"),
+    [(300, {}), (3_000, {}), (3_000, {"score": "elbo"}), (300, {"score": "reconstruction"})],
+    ids=["small", "large", "large elbo", "small reconstruction"],
+)
+def test_an_outlier_in_the_training_table_is_listed_first_with_its_row(tmp_path, n, changes):
+    config = dataclasses.replace(TINY, steps_most=200, **changes)
+    table = plant(tmp_path / "t.csv", n)
+    bundles = [
+        story.train(read_dataset(table, label="label", normal="ok"), "m", tmp_path / place, config, lambda *_: None).folder
+        for place in ("one", "two")
+    ]
+    part, found = listed(bundles[0])
+    assert found[0] == (PLANTED, "yes")
+    assert len(found) == 20
+    assert not [row for row, _ in found if row % 10 == 4]  # those are labelled
+    assert f"All {n - n // 10:,} records" in part
+    for file in bundles[0].iterdir():
+        assert file.read_bytes() == (bundles[1] / file.name).read_bytes(), file.name
+
+
+def test_of_a_very_large_table_no_more_are_looked_at_than_memories_are_chosen_from(tmp_path):
+    config = dataclasses.replace(TINY, score="reconstruction", pool=500, steps_most=20)
+    dataset = read_dataset(plant(tmp_path / "t.csv", 3_000), label="label", normal="ok")
+    part, _ = listed(story.train(dataset, "m", tmp_path / "models", config, lambda *_: None).folder)
+    assert f"{500 + round(0.2 * len(dataset.x)):,} of the {len(dataset.x):,} records" in part
+
+
+def test_a_record_is_judged_by_nets_and_memories_that_lack_it(fitted):
+    """The same, term by term, with the other net's evidence and a memory from which the record was really taken out."""
+    preprocessing, nets, x, fold = fitted
+    config = dataclasses.replace(TINY, pool=300)
+    scorer, _ = build(preprocessing, nets, x, fold, rows(120, seed=3), config)
+    pool = pool_of(len(x), config, np.random.default_rng(config.seed))
+    told = without_themselves(scorer, x, fold, pool)
+    remembered = [set(memory.kept.tolist()) for memory in scorer.memories]
+    chosen = [place for place, row in enumerate(pool) if row in remembered[0] | remembered[1]][:10]
+    chosen += [place for place, row in enumerate(pool) if row not in remembered[0] | remembered[1]][:5]
+    assert len(chosen) == 15
+    whole = [(memory.records, memory.weight, memory.products, memory.squares) for memory in scorer.memories]
+    with torch.no_grad():
+        for place in chosen:
+            row = int(pool[place])
+            for memory, (records, weight, products, squares) in zip(scorer.memories, whole, strict=True):
+                others = memory.kept != row
+                memory.records, memory.weight = records[others], weight[others]
+                memory.products, memory.squares = products[:, others], squares[others]
+            slots = preprocessing(torch.from_numpy(x[row : row + 1]))
+            own = nets[fold[row]](slots)[0]
+            score, contributions = scorer.join(scorer.terms(slots, own, scorer.ensemble(slots)[1]))
+            assert told.score[place] == pytest.approx(score.item(), rel=1e-3)
+            np.testing.assert_allclose(told.contributions[place], contributions[0].numpy(), rtol=1e-2, atol=1e-3)
+
+
+def test_judged_without_themselves_training_records_are_like_fresh_ones(fitted):
+    """Their scores have the distribution of the records held out; judged with themselves, they would be far lower."""
+    preprocessing, nets, x, fold = fitted
+    scorer, _ = build(preprocessing, nets, x, fold, rows(2_000, seed=3), TINY)
+    honest = without_themselves(scorer, x, fold, np.arange(len(x))).score
+    with torch.no_grad():
+        naive = scorer(torch.from_numpy(x)).score[:, 0].numpy()
+        fresh = scorer(torch.from_numpy(rows(2_000, seed=9))).score[:, 0].numpy()
+    for level in (0.5, 0.9):
+        bound = np.quantile(fresh, level)
+        error = 3 * np.sqrt(level * (1 - level) / len(x))
+        assert abs((honest <= bound).mean() - level) < error
+    assert np.median(naive) < np.median(honest)
+
+
+def test_memories_know_where_their_records_are(fitted):
+    preprocessing, nets, x, fold = fitted
+    scorer, _ = build(preprocessing, nets, x, fold, rows(120, seed=3), dataclasses.replace(TINY, pool=300))
+    slots = preprocessing(torch.from_numpy(x))
+    with torch.no_grad():
+        filled = scorer.fill(slots, scorer.ensemble(slots)[1])
+        for memory in scorer.memories:
+            assert isinstance(memory, Memory)
+            torch.testing.assert_close(memory.view(filled[memory.kept]), memory.records)
