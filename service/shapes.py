@@ -145,6 +145,13 @@ def _gather(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
     return [Tensor(data.shape[:axis] + places.shape + data.shape[axis + 1 :], None, numbers)], 0
 
 
+def _gather_elements(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
+    data, places = inputs
+    if len(data.shape) != len(places.shape):
+        raise GraphError("places of another rank")
+    return [Tensor(places.shape)], 0
+
+
 def _slice(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
     data, starts, ends, *more = inputs
     axes = _fixed(more[0]) if more else range(starts.cells)
@@ -255,6 +262,7 @@ RULES: dict[str, Rule] = {
     "Constant": _constant,
     "ConstantOfShape": _filled,
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "Gemm": _product,
     "Identity": _same,
     "MatMul": _product,

@@ -29,6 +29,8 @@ ONE_HOT = 2.0  # units of a boolean or one-hot slot in the wide view, as much fo
 RADIUS = (0.2, 2.0)  # the least and largest radius that counts, in mean radii
 RADIUS_MEAN_LEAST = 1e-9
 LENGTH_LEAST = 1e-12
+# Records among which exact distances decide: a product of matrices tells a small distance as the difference of large squares.
+CANDIDATES = 8
 LAST_BITS = 1e-6  # of a square, which a sum in another order may get otherwise
 CHUNK = 256  # records at a time, for matrices of all distances
 
@@ -138,8 +140,11 @@ class Memory(nn.Module):
         return self.nearest(seen, counts, self.distance(seen))
 
     def nearest(self, seen: Tensor, counts: Tensor, distance: Tensor) -> Term:
-        """From the view's values (N, D) and distances (N, M): the nearest records by these, then their exact distance."""
-        nearest = distance.topk(self.neighbours, largest=False)[1]
+        """From the view's values (N, D) and distances (N, M), which choose candidates: among these, exact distances decide."""
+        candidates = distance.topk(min(CANDIDATES, len(self.records) - 1), largest=False)[1]
+        gap = seen[:, None, :] - self.records[candidates]
+        exact = self.weighted((gap * gap @ torch.ones(int(seen.shape[1]), 1)).squeeze(2), candidates)
+        nearest = candidates.gather(1, exact.topk(self.neighbours, largest=False)[1])
         gap = seen[:, None, :] - self.records[nearest]
         gap = gap * gap * counts[:, None, :]  # (N, K, D)
         length = torch.sqrt((gap @ torch.ones(int(seen.shape[1]), 1)).squeeze(2))
@@ -157,17 +162,23 @@ class Memory(nn.Module):
         every = zip(*(parts_of(whole, CHUNK) for whole in (seen, counts, distance)), strict=True)
         return Term(*(torch.cat(parts) for parts in zip(*(self.nearest(*part) for part in every), strict=True)))
 
-    def ambiguous(self, filled: Tensor, tolerance: float) -> Tensor:
-        """(N,) where the last of the nearest records is hardly nearer than the next: another sum may choose another.
+    def weighted(self, squared: Tensor, place: Tensor) -> Tensor:
+        """(N, K) squared distances to the records at these places (N, K), weighted."""
+        if not self.local:
+            return squared
+        weight = self.weight[place]
+        return squared * (weight * weight)
 
-        Hardly: by a share of the distance, or by the last bits of the squares whose difference a distance is.
-        """
-        seen = self.view(filled)
-        length = total(seen * seen)
-        distance = self.distance(seen) + (0 if self.local else length)
-        distance, place = distance.topk(min(self.neighbours + 1, len(self.records)), largest=False)
-        last_bits = LAST_BITS * (length * self.weight[place] ** 2 + self.squares[place])[:, 1:]
-        return (distance[:, 1:] - distance[:, :-1] < tolerance * distance[:, -1:] + last_bits).any(1)
+    def ambiguous(self, filled: Tensor, tolerance: float) -> Tensor:
+        """(N,) where last bits choose: the last of the nearest is hardly nearer than the next, or may be no candidate."""
+        seen = self.view(filled).double()
+        weight, records = self.weight.double() ** 2, self.records.double()
+        distance, place = (squared_distance(seen, records) * weight).sort(1)
+        k, candidates = self.neighbours, min(CANDIDATES, len(records) - 1)
+        last_bits = LAST_BITS * ((seen**2).sum(1) + (records**2).sum(1)[place[:, candidates]]) * weight[place[:, candidates]]
+        tie = distance[:, k] - distance[:, k - 1] < tolerance * distance[:, k]
+        missed: Tensor = distance[:, candidates] - distance[:, k - 1] < last_bits
+        return tie | missed
 
 
 def local_weight(records: Tensor, seen: Tensor, config: Config) -> Tensor:
