@@ -22,7 +22,7 @@ HOSTILE = "20990101T000000Z-hostile"  # a name without digits of a hash, so that
 BODY = {"records": [{}, {"amount": 1e6}], "explain": "all"}
 
 
-@torture("a hostile bundle is refused with its reason, the old one serving throughout", suite=42, full=2_000)
+@torture("a hostile bundle is refused with its reason, the old one serving throughout", suite=28, full=2_000)
 def hostile_bundles(count: int, seed: int, folder: Path) -> Outcome:
     """Every tenth one is also tried in a process of its own, as it would be by default."""
     outcome, reasons = Outcome(), Counter[str]()

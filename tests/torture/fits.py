@@ -36,7 +36,7 @@ def killed_publishing(count: int, seed: int, folder: Path) -> Outcome:
 
 @torture(
     "every write, fsync and rename fails, once and for good: one line, a non-zero exit, the old version whole",
-    suite=6,
+    suite=3,
     full=10_000,
 )
 def failing_disks(count: int, seed: int, folder: Path) -> Outcome:
