@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from training.config import Config
 from training.fit import parts_of
 from training.preprocessing import Preprocessing, Slots
-from training.shape import bend_of
+from training.shape import bend_of, with_a_value
 from training.stable import bend, gather_up, total
 
 MIDDLE = (0.05, 0.95)  # levels of the quantiles between which a number's width is taken
@@ -55,14 +55,14 @@ class View(nn.Module):
         reals, numerics, seen = preprocessing.reals, preprocessing.numerics, slots.seen > 0
         if not wide:
             numbers = torch.where(seen[:, :numerics], preprocessing.unbent(slots.y), torch.nan)
-            origin, unit = bend_of(numbers.double().numpy())
+            origin, unit = bend_of(with_a_value(numbers.double().numpy()))
             self.origin, self.unit = nn.Buffer(torch.from_numpy(origin).float()), nn.Buffer(torch.from_numpy(unit).float())
         self.size, self.centre = nn.Buffer(torch.ones(slots.y.shape[1])), nn.Buffer(torch.zeros(slots.y.shape[1]))
         values = self._values(slots.y)
         there = torch.where(seen, values, torch.nan)[:, :reals].double()
         if wide:
             deviation = ((there - there.nanmean(0)) ** 2).nanmean(0).sqrt()
-            low, high = torch.from_numpy(np.nanquantile(there.numpy(), MIDDLE, axis=0))
+            low, high = torch.from_numpy(np.nanquantile(with_a_value(there.numpy()), MIDDLE, axis=0))
             width = (high - low) / WIDTH
             size = torch.where(width > WIDTH_LEAST * deviation, width, deviation)
             self.size[reals:] = 1 / ONE_HOT

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.manifest import Feature
-from training.shape import middle_and_spread
+from training.shape import middle_and_spread, with_a_value
 from training.stable import atan2, bend, cos_sin, joined, unbend
 
 LEVELS = 64  # one-hot slots of a category, the last one for all rarer levels
@@ -83,7 +83,7 @@ class Preprocessing(nn.Module):
             for _, feature, column in at
             if feature.kind == "datetime"
             for part, period in enumerate(PERIODS)
-            if np.nanmax(x[:, column + part]) > np.nanmin(x[:, column + part])
+            if np.fmax.reduce(x[:, column + part]) > np.fmin.reduce(x[:, column + part])
         ]
         boolean = [column for _, feature, column in at if feature.kind == "boolean"]
         lacking = [column for _, feature, column in at if 0 < feature.missing_rate < 1]
@@ -95,7 +95,7 @@ class Preprocessing(nn.Module):
         self.slots, self.groups = self.reals + self.bits + self.onehots, len(category)
         self.owners = len(features)
 
-        values = x[:, numeric].astype(np.float64)
+        values = with_a_value(x[:, numeric].astype(np.float64))
         median, spread = middle_and_spread(values)
         unit = UNIT * spread
         bent = bend(torch.from_numpy((values - median) / unit)).numpy()

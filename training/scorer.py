@@ -69,7 +69,7 @@ class Surprises(nn.Module):
 
     def __init__(self, lines: Sequence[Line], by_log: bool, weights: Sequence[float]) -> None:
         super().__init__()
-        self.lines, self.by_log, self.weights = tuple(lines), by_log, tuple(weights)
+        self.lines, self.by_log = tuple(lines), by_log
         owner = np.repeat(np.arange(len(lines)), [len(line.knots) for line in lines])
         own = (np.arange(len(lines))[:, None] == owner[None, :]).astype(np.float64)
         slopes = np.concatenate([weight * line.slopes for line, weight in zip(lines, weights, strict=True)])

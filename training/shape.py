@@ -14,6 +14,11 @@ SPREAD_LEAST = 1e-3  # of the standard deviation: below, the interquartile range
 STD_LEAST = 1e-9
 
 
+def with_a_value(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns (N, W), NaN where missing; one without any value, as a rare one may be in a part of a table, is 0 throughout."""
+    return np.where(np.isnan(values).all(0), 0.0, values)
+
+
 def middle_and_spread(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The median (W,) and spread (W,), the deviation that the quartiles tell, of columns (N, W), NaN where missing.
 

@@ -9,7 +9,7 @@ import torch
 
 from training import train as story
 from training.calibrate import build, pool_of, without_themselves
-from training.data import read_dataset
+from training.data import read_dataset, split
 from training.memory import Memory
 
 from .conftest import TINY
@@ -115,3 +115,18 @@ def test_memories_know_where_their_records_are(fitted):
         for memory in scorer.memories:
             assert isinstance(memory, Memory)
             torch.testing.assert_close(memory.view(filled[memory.kept]), memory.records)
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held out", "beyond the pool"])
+def test_a_column_whose_only_value_is_not_in_a_part_of_the_table_does_no_harm(held, tmp_path):
+    """Scales are told by training records, and views by those of the pool: in either, such a column has no value at all."""
+    n, config = 1_200, dataclasses.replace(TINY, pool=60)
+    fold = split(n, config.seed, config.share_held(n), config.nets)
+    seen = np.flatnonzero(fold >= 0)
+    pool = pool_of(len(seen), config, np.random.default_rng(config.seed))
+    row = np.flatnonzero(fold < 0)[0] if held else seen[np.setdiff1d(np.arange(len(seen)), pool)[0]]
+    random = np.random.default_rng(0)
+    lines = [f"{random.normal():.5f},{random.normal():.5f},{'5.5' if i == row else ''}" for i in range(n)]
+    (tmp_path / "rare.csv").write_text("\n".join(["a,b,rare", *lines]) + "\n")
+    published = story.train(read_dataset(tmp_path / "rare.csv"), "rare", tmp_path, config, lambda *_: None)
+    assert [feature.name for feature in published.manifest.features] == ["a", "b", "rare"]
