@@ -38,8 +38,8 @@ CHUNK = 256  # records at a time, for matrices of all distances
 class View(nn.Module):
     """Slots without gaps (N, D) -> (N, D) centred values of like spread.
 
-    The near view bends each number by its own shape and scales it by its range; the wide view takes the numbers in their own
-    units, scaled by the width of the middle nine tenths, so that a value far off is far off.
+    The near view bends each number by its own shape, but for counts, and scales it by its range; the wide view takes the numbers
+    in their own units, scaled by the width of the middle nine tenths, so that a value far off is far off.
     """
 
     origin: Tensor  # (numerics,) of the near view's bends, in units of the preprocessing, as unit
@@ -55,8 +55,9 @@ class View(nn.Module):
         reals, numerics, seen = preprocessing.reals, preprocessing.numerics, slots.seen > 0
         if not wide:
             numbers = torch.where(seen[:, :numerics], preprocessing.unbent(slots.y), torch.nan)
-            origin, unit = bend_of(with_a_value(numbers.double().numpy()))
-            self.origin, self.unit = nn.Buffer(torch.from_numpy(origin).float()), nn.Buffer(torch.from_numpy(unit).float())
+            origin, unit = (torch.from_numpy(part).float() for part in bend_of(with_a_value(numbers.double().numpy())))
+            counts = preprocessing.counts > 0  # those are bent as they should be
+            self.origin, self.unit = nn.Buffer(torch.where(counts, 0.0, origin)), nn.Buffer(torch.where(counts, 1.0, unit))
         self.size, self.centre = nn.Buffer(torch.ones(slots.y.shape[1])), nn.Buffer(torch.zeros(slots.y.shape[1]))
         values = self._values(slots.y)
         there = torch.where(seen, values, torch.nan)[:, :reals].double()

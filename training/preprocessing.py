@@ -1,9 +1,9 @@
 """From the service's x (N, C) to what the nets see: a fitted module, exported inside the graph.
 
 A record becomes D slots: [real | boolean | one-hot]. A real slot is a number, or the cosine or sine of a part of a datetime. A
-number is bent around its median (stable.bend: linear near it, like a logarithm far off) and then standardised; a boolean slot
-is a boolean, or whether a value is missing (where training records lack it too); the one-hot slots of a category are its most
-frequent levels and one for all the rest.
+number is bent around its median (stable.bend: linear near it, like a logarithm far off), or from 0 on if it is a count that
+ranges over decades, and then standardised; a boolean slot is a boolean, or whether a value is missing (where training records
+lack it too); the one-hot slots of a category are its most frequent levels and one for all the rest.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.manifest import Feature
-from training.shape import middle_and_spread, with_a_value
+from training.shape import counts_in_decades, middle_and_spread, with_a_value
 from training.stable import atan2, bend, cos_sin, joined, unbend
 
 LEVELS = 64  # one-hot slots of a category, the last one for all rarer levels
 UNIT = 3.0  # spreads around the median in which bend is about linear
-LIMIT = 1e6  # units from the median; beyond, a number is as odd as it gets
+LIMIT = 1e9  # units from the origin; beyond, a number is as odd as it gets
 PERIODS = (24.0, 7.0, 12.0)  # of hour, weekday, month
 SCALE_LEAST = 1e-6
 FLOAT32_MOST = 3.4e38
@@ -59,7 +59,8 @@ class Preprocessing(nn.Module):
     first_slot: Tensor  # (G,) of each category
     slot_level: Tensor  # (S,) the level that a one-hot slot stands for
     constant: Tensor  # (C,) the value of a part of a datetime that never changes; of other columns nobody asks
-    median: Tensor  # (numerics,) in the feature's own unit, as unit
+    counts: Tensor  # (numerics,) whether a number counts in decades
+    origin: Tensor  # (numerics,) of its bend, in the feature's own unit, as unit
     unit: Tensor
     centre: Tensor  # (numerics,) of what bend gives, as scale
     scale: Tensor
@@ -97,8 +98,9 @@ class Preprocessing(nn.Module):
 
         values = with_a_value(x[:, numeric].astype(np.float64))
         median, spread = middle_and_spread(values)
-        unit = UNIT * spread
-        bent = bend(torch.from_numpy((values - median) / unit)).numpy()
+        counts = counts_in_decades(values)
+        origin, unit = np.where(counts, 0.0, median), np.where(counts, 1.0, UNIT * spread)
+        bent = bend(torch.from_numpy((values - origin) / unit)).numpy()
         centre = np.nanmean(bent, axis=0) if numeric else np.zeros(0)
         scale = np.maximum(np.nanstd(bent, axis=0) if numeric else np.zeros(0), SCALE_LEAST)
         cyclic_columns = [column for column, _ in cyclic]
@@ -116,7 +118,8 @@ class Preprocessing(nn.Module):
         self._index("slot_group", group)
         self._index("first_slot", first[:-1])
         self._real("constant", np.nan_to_num(np.nanmax(np.vstack([x, np.full_like(x[:1], -1)]), axis=0)))
-        self._real("median", median)
+        self._real("counts", counts)
+        self._real("origin", origin)
         self._real("unit", unit)
         self._real("centre", centre)
         self._real("scale", scale)
@@ -151,7 +154,7 @@ class Preprocessing(nn.Module):
         parts = []
         if self.numerics:
             parts.append(
-                (bend(torch.clamp((pick(filled, self.numeric) - self.median) / self.unit, -LIMIT, LIMIT)) - self.centre)
+                (bend(torch.clamp((pick(filled, self.numeric) - self.origin) / self.unit, -LIMIT, LIMIT)) - self.centre)
                 / self.scale
             )
         if len(self.cyclic):
@@ -174,7 +177,7 @@ class Preprocessing(nn.Module):
     def restore(self, out: Tensor) -> Tensor:
         """(N, C) the values, in the units of x, that a decoder's output (N, D) stands for."""
         real, bits, onehot = self.split(out)
-        numbers = self.unbent(real) * self.unit + self.median
+        numbers = self.unbent(real) * self.unit + self.origin
         numbers = torch.clamp(numbers, -FLOAT32_MOST, FLOAT32_MOST)
         if self.numerics == self.columns:
             return numbers
@@ -198,7 +201,7 @@ class Preprocessing(nn.Module):
         return torch.cat([nothing + self.constant[column] if cell is None else cell for column, cell in enumerate(cells)], 1)
 
     def unbent(self, real: Tensor) -> Tensor:
-        """(N, numerics) units from the median, of real slots (N, R)."""
+        """(N, numerics) units from the origin, of real slots (N, R)."""
         numbers = real if self.numerics == real.shape[1] else real[:, : self.numerics]
         return unbend(torch.clamp(numbers * self.scale + self.centre, -BENT_LIMIT, BENT_LIMIT))
 

@@ -12,6 +12,7 @@ AROUND, FROM = (3.0, 0.6), (3.0, 1.0, 1 / 3)
 POINT_MASS = 27.6  # nats by which a bend is less likely for all values being at its origin: a density of 1e-12 there
 SPREAD_LEAST = 1e-3  # of the standard deviation: below, the interquartile range says nothing of the spread
 STD_LEAST = 1e-9
+COUNT_LEVEL, COUNT_SPAN = 0.99, 30.0  # the quantile that is so many times a column's median and one, where it counts in decades
 
 
 def with_a_value(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -30,6 +31,19 @@ def middle_and_spread(values: NDArray[np.float64]) -> tuple[NDArray[np.float64],
     spread, away = (upper - lower) / 1.349, np.abs(values - median)
     others = np.array([np.median(column[column > 0]) if (column > 0).any() else 1.0 for column in away.T])
     return median, np.where(spread > SPREAD_LEAST * np.nanstd(values, axis=0), spread, others)
+
+
+def counts_in_decades(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(W,) which of the columns (N, W), NaN where missing, are whole numbers from 0 on that range over decades, such as bytes.
+
+    Between 0, 1, 10 and 1,000 of these lie like steps, so they are bent from 0 on with a unit of 1: as if by log(1 + x).
+    """
+    if not values.shape[1]:
+        return np.zeros(0, bool)
+    known = np.nan_to_num(values)
+    whole = ((known >= 0) & (known == np.floor(known))).all(0)
+    median, high = np.nanquantile(values, [0.5, COUNT_LEVEL], axis=0)
+    return np.asarray(whole & (high >= COUNT_SPAN * (median + 1)))
 
 
 def bend_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

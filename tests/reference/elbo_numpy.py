@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-LEVELS, LIMIT, LOGIT_LIMIT, LOG_VAR_LIMIT = 64, 1e6, 15.0, 8.0
+LEVELS, LIMIT, LOGIT_LIMIT, LOG_VAR_LIMIT = 64, 1e9, 15.0, 8.0
 
 
 def record_elbo(features, x, fitted, net, sigma):
@@ -47,7 +47,7 @@ def encode(features, x, fitted):
     numerics = [i for i, f in enumerate(features) if f.kind == "numeric"]
     for place, i in enumerate(numerics):
         value = x[first[i]]
-        away = np.clip((value - fitted["median"][place]) / fitted["unit"][place], -LIMIT, LIMIT)
+        away = np.clip((value - fitted["origin"][place]) / fitted["unit"][place], -LIMIT, LIMIT)
         bent = np.sign(away) * ((1 + abs(away)) ** (1 / 8) - 1)
         real.append(((bent - fitted["centre"][place]) / fitted["scale"][place], not np.isnan(value)))
     parts = [int(column) for column in fitted["cyclic"]]

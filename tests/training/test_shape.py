@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.shape import AROUND, FROM, bend_of, middle_and_spread
+from training.shape import AROUND, FROM, bend_of, counts_in_decades, middle_and_spread
 
 DRAW = np.random.default_rng(5)
 SKEWED = DRAW.lognormal(3, 1.5, 4_000)
@@ -38,6 +38,25 @@ def test_the_choice_is_the_same_in_any_unit(factor):
     for column in (BELL, SKEWED):
         origin, unit = bend(column)
         assert bend(column * factor) == pytest.approx((origin * factor, unit * factor), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("column", "is_count"),
+    [
+        (np.floor(DRAW.lognormal(2, 3, 4_000)), True),
+        (np.where(DRAW.random(4_000) < 0.9, 0, np.floor(DRAW.lognormal(8, 1, 4_000))), True),
+        (DRAW.lognormal(2, 3, 4_000), False),
+        (-np.floor(DRAW.lognormal(2, 3, 4_000)), False),
+        (np.floor(DRAW.normal(1_000, 10, 4_000)), False),
+        (DRAW.integers(0, 2, 4_000).astype(float), False),
+        (np.append(np.zeros(3_999), 1e9), False),
+    ],
+    ids=["bytes", "mostly none", "not whole", "negative", "large but alike", "yes or no", "one large value"],
+)
+def test_what_counts_in_decades(column, is_count):
+    assert counts_in_decades(column[:, None]).tolist() == [is_count]
+    holed = np.append(column, [np.nan] * 100)
+    assert counts_in_decades(holed[:, None]).tolist() == [is_count]
 
 
 def test_missing_values_have_no_part_in_it():
