@@ -25,10 +25,11 @@ from service.errors import Problem, from_status, internal_error
 from service.limits import CLIENT_GONE, ClientGoneError
 from service.metrics import Metrics, method_label
 from service.open_inference import Inference, infer_route
-from service.registry import Registry
+from service.registry import Live, Registry
 from service.schemas import score_operation
 from service.scoring import ROUTES, Scoring
 from service.settings import Settings
+from service.workers import Workers
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 DOCUMENTS = ("/docs", "/openapi.json")
@@ -57,6 +58,7 @@ class Service(FastAPI):
         self.metrics = Metrics()
         self.activity = Activity(self.metrics)
         self.registry = Registry(settings, self.metrics)
+        self.workers = Workers.among(self.metrics)
         self.scoring = Scoring(self)
         self.inference = Inference(self)
         self.requests = log.RequestLog(settings.log_format, on=settings.log_requests)
@@ -97,7 +99,7 @@ class Service(FastAPI):
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the log its class and place
             problem = open_inference_routes.with_error(self.problem(error, request_id), path)
             status = await self._send(problem, request_id, send)
-        self.count(route or "other", method, log.quoted(path), status, request_id, began, scope.get("scored"))
+        self.count(route or "other", method, log.quoted(path), status, request_id, began, scope.get("live"), scope.get("scored"))
 
     def request_id(self, headers: Mapping[bytes, bytes]) -> str:
         """The caller's, if it sent a sane one, or a new one."""
@@ -113,10 +115,20 @@ class Service(FastAPI):
         return error
 
     def count(
-        self, route: str, method: str, path: str, status: int, request_id: str, began: float, scored: log.Scored | None = None
+        self,
+        route: str,
+        method: str,
+        path: str,
+        status: int,
+        request_id: str,
+        began: float,
+        live: Live | None = None,
+        scored: log.Scored | None = None,
     ) -> None:
-        """Counts a request that has had its answer, and logs it; `path` as log.quoted gives it."""
+        """Counts a request that has had its answer, and logs it; `path` as log.quoted gives it, `live` if it came as far."""
         self.metrics.requests[route, method_label(method), status] += 1
+        if live is not None:
+            live.counts.requests[status] += 1
         self.requests.write(request_id, method, path, status, seconds=perf_counter() - began, scored=scored)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
@@ -213,10 +225,14 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
     await service.registry.start()
     if service.settings.page:
         service.activity.start()
+    if service.workers is not None:
+        service.workers.start()
     yield
     service.draining = True
     await service.activity.stop()
     await service.registry.stop()
+    if service.workers is not None:
+        await service.workers.stop()
     service.scoring.close()
     service.requests.close()
 

@@ -101,6 +101,7 @@ def score_batch(live: Live, batch: Batch) -> Scores:
         raise Problem("unsupported_alpha", f"{error}.", [problem], smallest_alpha=error.smallest) from None
     except Exception:
         live.failed = True  # /health will ask the model itself before it says that all is well
+        live.counts.failed_batches += 1  # here, not on the event loop: the batch that fails has no Observed
         raise
     live.scored_at, live.failed = monotonic(), False
     if len(scores.explained):

@@ -103,7 +103,7 @@ class Exchange:
         protocol.on_exchange_complete()
 
     def _count(self, status: int, scored: tuple[str, str, int, int] | None = None) -> None:
-        self._service.count(self._route, "POST", self._path, status, self._request_id, self._began, scored)
+        self._service.count(self._route, "POST", self._path, status, self._request_id, self._began, self._live, scored)
 
 
 def begin(protocol: Any, service: Service) -> Exchange | None:

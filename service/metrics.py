@@ -6,7 +6,7 @@ A histogram of prometheus_client costs a lock and a walk over its buckets at eac
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,12 +16,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from service.limits import CLIENT_GONE
+
 STAGES = ("parse", "queue", "inference", "total")
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SCORES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, 1000.0)
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OUTCOMES = {2: "answered", 4: "refused", 5: "failed"}  # of a request, by the first digit of its status
 
 
 class Histogram:
@@ -53,11 +56,14 @@ class ModelCounts:
 
     def __init__(self) -> None:
         self.records, self.anomalies = 0, 0
+        self.batches, self.failed_batches = 0, 0  # runs of the graph for requests; those that raised
+        self.requests: Counter[int] = Counter()  # by status
         self.scores, self.p_values = Histogram(SCORES), Histogram(P_VALUES)
         self.warnings: Counter[str] = Counter()
 
     def count(self, score: NDArray[np.float32], p_value: NDArray[np.float64], anomalies: int, warnings: dict[str, int]) -> None:
-        """Counts the records of one answer."""
+        """Counts the records of one run."""
+        self.batches += 1
         self.records += len(score)
         self.anomalies += anomalies
         if len(score) == 1:
@@ -79,18 +85,27 @@ class Metrics(Collector):
         self.reloads: Counter[tuple[str, str]] = Counter()  # (model, loaded or refused)
         self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
         self.models: dict[tuple[str, str], ModelCounts] = {}  # by name and version, those loaded
+        self.retired: OrderedDict[tuple[str, str], ModelCounts] = OrderedDict()  # those no longer loaded
+        self.retained = 0  # how many of the latter stay in the text
         self.served: Callable[[], Iterable[tuple[str, str, str, str]]] = tuple  # (name, version, score kind, provider)
         self.queue_rows: Callable[[], int] = int
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
     def counts(self, model: str, version: str) -> ModelCounts:
-        """The counts of a version, from now on in the text."""
-        return self.models.setdefault((model, version), ModelCounts())
+        """The counts of a version, from now on in the text; of one that was forgotten and is retained, they go on."""
+        key = model, version
+        if key not in self.models:
+            self.models[key] = self.retired.pop(key) if key in self.retired else ModelCounts()
+        return self.models[key]
 
     def forget(self, model: str, version: str) -> None:
         """Leaves a version that is no longer loaded out of the text, which must not grow for ever."""
-        self.models.pop((model, version), None)
+        counts = self.models.pop((model, version), None)
+        if counts is not None and self.retained:
+            self.retired[model, version] = counts
+            while len(self.retired) > self.retained:
+                self.retired.popitem(last=False)
 
     def text(self) -> bytes:
         """The Prometheus text."""
@@ -124,18 +139,32 @@ class Metrics(Collector):
 
     def _collect_models(self) -> Iterator[Any]:
         labels = ["model", "version"]
+        requests = CounterMetricFamily("anomaly_model_requests", "Scoring requests, by outcome.", labels=[*labels, "outcome"])
+        batches = CounterMetricFamily("anomaly_batches", "Runs of the graph, by outcome.", labels=[*labels, "outcome"])
         records = CounterMetricFamily("anomaly_records", "Records scored, by outcome.", labels=[*labels, "outcome"])
         warnings = CounterMetricFamily("anomaly_warnings", "Warnings given with records, by code.", labels=[*labels, "code"])
         scores = HistogramMetricFamily("anomaly_score", "Scores given.", labels=labels)
         p_values = HistogramMetricFamily("anomaly_p_value", "p-values given.", labels=labels)
-        for key, counts in self.models.items():
+        for key, counts in (*self.models.items(), *self.retired.items()):
+            outcomes = Counter[str]()
+            for status, n in counts.requests.items():
+                outcomes[outcome(status)] += n
+            for told, n in outcomes.items():
+                requests.add_metric([*key, told], n)
+            batches.add_metric([*key, "scored"], counts.batches)
+            batches.add_metric([*key, "failed"], counts.failed_batches)
             records.add_metric([*key, "normal"], counts.records - counts.anomalies)
             records.add_metric([*key, "anomaly"], counts.anomalies)
             for code, n in counts.warnings.items():
                 warnings.add_metric([*key, code], n)
             scores.add_metric(key, counts.scores.buckets(), counts.scores.sum)
             p_values.add_metric(key, counts.p_values.buckets(), counts.p_values.sum)
-        yield from (records, warnings, scores, p_values)
+        yield from (requests, batches, records, warnings, scores, p_values)
+
+
+def outcome(status: int) -> str:
+    """What became of a request for scores, from the status of its answer."""
+    return "gone" if status == CLIENT_GONE else OUTCOMES.get(status // 100, "failed")
 
 
 def method_label(method: str) -> str:

@@ -41,7 +41,7 @@ class Inference:
             raise Problem("unsupported_media_type", f"Send {JSON.decode()} or {BINARY.decode()}.")
         gzipped = is_gzip(headers.get(b"content-encoding", b""))
         check_length(headers, self._limit)
-        live = await self._find(scope["path"])
+        live = scope["live"] = await self._find(scope["path"])
         if self._scoring.permits.taken >= self._scoring.permits.rows:
             self._scoring.permits.take(1)  # full: says so before the body is read
         message = await receive()

@@ -234,7 +234,7 @@ class Registry:
     async def _load(self, name: str, version: str) -> Live:
         tried = bool(self._live)  # the first start waits for nobody: there is no score that a bad bundle could cost
         live = await self._in_thread(load, self._folder, name, version, self._settings, tried)
-        self._metrics.models[name, version] = live.counts
+        live.counts = self._metrics.counts(name, version)
         return live
 
     def _forget(self, live: Live) -> None:

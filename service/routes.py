@@ -125,8 +125,9 @@ def unavailable(request: Request, reason: str) -> Response:
 
 @health.get("/metrics", dependencies=[Depends(needs_metrics_key)], response_class=Response, tags=["metrics"])
 async def get_metrics(service: App) -> Response:
-    """Prometheus text."""
-    return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
+    """Prometheus text, of all workers together."""
+    text = service.metrics.text() if service.workers is None else await service.workers.text()
+    return Response(text, media_type=metrics.CONTENT_TYPE)
 
 
 @models.get("/models", dependencies=[Depends(needs_key)], responses=problems(401))

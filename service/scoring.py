@@ -61,7 +61,7 @@ class Scoring:
         gzipped = encoding is not None and is_gzip(encoding)
         length = check_length(headers, self._limit)
         path = scope["path"]
-        live = self._registry.default() if path == "/score" else await self._find(path)
+        live = scope["live"] = self._registry.default() if path == "/score" else await self._find(path)
         if length > self._inline and self.permits.taken >= self.permits.rows:
             self.permits.take(1)  # full: says so before the body is read
         message = await receive()

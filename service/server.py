@@ -13,6 +13,7 @@ from uvicorn.supervisors import Multiprocess
 from service import log
 from service.http_protocol import LimitedProtocol
 from service.settings import PREFIX, Settings
+from service.workers import shared_folder
 
 CANNOT_START = 2
 
@@ -41,8 +42,9 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
         if settings.workers == 1:
             uvicorn.Server(config).run()
             return 0
-        workers = Multiprocess(config, sockets=[config.bind_socket()])
-        workers.run()
+        with shared_folder():
+            workers = Multiprocess(config, sockets=[config.bind_socket()])
+            workers.run()
     except SystemExit:  # uvicorn's way to say that it could not start; the log says why
         return CANNOT_START
     return CANNOT_START if any(process.exitcode == STARTUP_FAILURE for process in workers.processes) else 0

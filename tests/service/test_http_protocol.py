@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -234,18 +234,6 @@ def test_a_signal_ends_the_process_in_order_and_loses_nothing(bundle_dir: Path) 
         status, headers, _ = read_answer(connection)
         assert (status, headers["connection"]) == (200, "close")
         assert server.process.wait(DEADLINE) in (0, -signal.SIGTERM)
-
-
-def test_several_workers_serve_on_one_port(bundle_dir: Path) -> None:
-    with serving(bundle_dir, "--workers", "2") as server:
-        end = time.monotonic() + DEADLINE
-        while time.monotonic() < end:
-            with suppress(ConnectionRefusedError):  # the port is bound; the workers listen when they are ready
-                assert server.ask(WHOLE)[0] == 200
-                break
-            time.sleep(0.05)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(DEADLINE) == 0
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

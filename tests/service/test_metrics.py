@@ -1,6 +1,7 @@
 """What Prometheus sees."""
 
 import numpy as np
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Histogram
@@ -39,8 +40,26 @@ def test_records_scores_and_requests_are_counted(serve: Serve) -> None:
     assert value(client, "anomaly_errors_total", code="invalid_json") == 1
     assert value(client, "anomaly_reloads_total", model="tiny", result="loaded") == 1
     assert value(client, "anomaly_queue_rows") == 0
+    assert value(client, "anomaly_model_requests_total", outcome="answered", **model) == 2
+    assert value(client, "anomaly_model_requests_total", outcome="refused", **model) == 1
+    assert value(client, "anomaly_batches_total", outcome="scored", **model) == 2
+    assert value(client, "anomaly_batches_total", outcome="failed", **model) == 0
     info = {**model, "score_kind": "reconstruction", "provider": "CPUExecutionProvider"}
     assert value(client, "anomaly_model_info", **info) == 1
+
+
+def test_a_run_that_fails_is_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve()
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(client.app.registry.default().detector, "score", broken)
+    client.post("/score", json={"records": [GOOD]})
+    model = {"model": "tiny", "version": client.app.registry.default().version}
+    assert value(client, "anomaly_batches_total", outcome="failed", **model) == 1
+    assert value(client, "anomaly_model_requests_total", outcome="failed", **model) == 1
+    assert value(client, "anomaly_records_total", outcome="normal", **model) == 0
 
 
 def test_labels_do_not_grow_with_what_clients_send(serve: Serve) -> None:

@@ -1,0 +1,216 @@
+"""The metrics of several worker processes as one: each writes what it has counted to a file, and whichever is asked adds them up.
+
+The files lie in a folder of memory that `serve` makes for its workers. A place in it, a lock and a file, belongs to one process;
+that of a process which died goes to the next one, which counts on from there: so no counter ever goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service import log
+from service.metrics import Metrics
+from service.settings import SettingsError
+
+FOLDER = "_ANOMALY_WORKERS"  # the environment variable by which `serve` tells its workers of the folder; no setting
+MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there is made by mkdtemp, for this user alone
+WRITE_SECONDS = 1.0
+RETAINED = 8  # versions no longer loaded of which a process goes on to tell: others may still have them
+SUMMED_GAUGES = frozenset({"anomaly_queue_rows"})  # of any other gauge the largest value is told
+Labels = tuple[tuple[str, str], ...]
+Families = dict[str, tuple[str, str, dict[tuple[str, Labels], float]]]  # by name: help, type, value by sample and labels
+
+
+@contextmanager
+def shared_folder() -> Iterator[None]:
+    """A folder for the workers that are started inside, gone afterwards. Raises SettingsError where none can be had."""
+    try:
+        folder = tempfile.mkdtemp(prefix="anomaly-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
+    except OSError:
+        raise SettingsError(
+            f"several workers need a folder that they can write their metrics to: neither {MEMORY} nor a temporary one is "
+            "there; mount a tmpfs on /tmp, or set TMPDIR"
+        ) from None
+    os.environ[FOLDER] = folder
+    try:
+        yield
+    finally:
+        del os.environ[FOLDER]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Workers:
+    """One process among its like. Counts are read on the event loop, files written and read in a thread."""
+
+    def __init__(self, folder: Path, metrics: Metrics) -> None:
+        self._folder, self._metrics = folder, metrics
+        metrics.retained = RETAINED
+        self._lock, self._path = _take_place(folder)
+        self._base = {name: told for name, told in _read(self._path).items() if told[1] != "gauge"}
+        self._one_at_a_time = asyncio.Lock()
+        self._written: Families | None = None
+        self._timer: asyncio.Task[None] | None = None
+
+    @classmethod
+    def among(cls, metrics: Metrics) -> Workers | None:
+        """This process as one of those that `serve` started, or None where it is the only one."""
+        folder = os.environ.get(FOLDER)
+        return cls(Path(folder), metrics) if folder else None
+
+    def start(self) -> None:
+        """Begins to write."""
+        self._timer = asyncio.get_running_loop().create_task(self._write_for_ever())
+
+    async def stop(self) -> None:
+        """Writes for the last time, and leaves the place to another process."""
+        if self._timer is not None:
+            self._timer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._timer
+        with contextlib.suppress(OSError):  # `serve` may have removed the folder by now
+            await self.write()
+        os.close(self._lock)
+
+    async def write(self) -> None:
+        """Writes what this process has counted by now. Raises OSError."""
+        async with self._one_at_a_time:
+            told = _families(self._metrics.collect())
+            if told != self._written:
+                await asyncio.to_thread(_write, self._path, add([self._base, told]))
+                self._written = told
+
+    async def text(self) -> bytes:
+        """The Prometheus text of all workers; its own numbers are of now, the others' at most WRITE_SECONDS old.
+
+        Its own are written first: who is asked next then tells no smaller ones.
+        """
+        await self.write()
+        return await asyncio.to_thread(_text_of_all, self._folder)
+
+    async def _write_for_ever(self) -> None:
+        failing = False
+        while True:
+            try:
+                await self.write()
+                failing = False
+            except OSError as error:
+                if not failing:
+                    log.event(
+                        logging.WARNING,
+                        "the metrics of this worker cannot be written for the others",
+                        error=error.strerror or type(error).__name__,
+                    )
+                failing = True
+            await asyncio.sleep(WRITE_SECONDS)
+
+
+def add(every: Iterable[Families]) -> Families:
+    """Families summed sample by sample; of gauges that are no amounts, the largest."""
+    total: Families = {}
+    for families in every:
+        for name, (documentation, kind, samples) in families.items():
+            values = total.setdefault(name, (documentation, kind, {}))[2]
+            largest = kind == "gauge" and name not in SUMMED_GAUGES
+            for key, value in samples.items():
+                values[key] = max(values.get(key, value), value) if largest else values.get(key, 0.0) + value
+    return total
+
+
+class _Told(Collector):
+    def __init__(self, families: Families) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (documentation, kind, samples) in self._families.items():
+            family = Metric(name, documentation, kind)
+            for (sample, labels), value in samples.items():
+                family.add_sample(sample, dict(labels), value)
+            yield family
+
+
+def _text_of_all(folder: Path) -> bytes:
+    every = []
+    for path in sorted(folder.glob("*.json")):
+        families = _read(path)
+        if not _is_taken(path.with_suffix(".lock")):  # its process is gone, and only what it counted remains
+            families = {name: told for name, told in families.items() if told[1] != "gauge"}
+        every.append(families)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Told(add(every)))
+    return generate_latest(registry)
+
+
+def _families(collected: Iterable[Any]) -> Families:
+    return {
+        family.name: (
+            family.documentation,
+            family.type,
+            {
+                (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+                for sample in family.samples
+                if not math.isnan(sample.value)  # a gauge that has nothing to tell, yet
+            },
+        )
+        for family in collected
+    }
+
+
+def _read(path: Path) -> Families:
+    if not path.exists():
+        return {}
+    return {
+        name: (documentation, kind, {(sample, tuple(map(tuple, labels))): value for sample, labels, value in samples})
+        for name, documentation, kind, samples in json.loads(path.read_bytes())
+    }
+
+
+def _write(path: Path, families: Families) -> None:
+    told = [
+        (name, documentation, kind, [(sample, labels, value) for (sample, labels), value in samples.items()])
+        for name, (documentation, kind, samples) in families.items()
+    ]
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(told))
+    beside.replace(path)
+
+
+def _take_place(folder: Path) -> tuple[int, Path]:
+    """The first place that no living process has: its lock, held for as long as this one lives, and its file."""
+    for place in itertools.count():
+        path = folder / f"{place}.json"
+        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return lock, path
+    raise AssertionError
+
+
+def _is_taken(path: Path) -> bool:
+    lock = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False

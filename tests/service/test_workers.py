@@ -1,0 +1,244 @@
+"""What several workers have counted is told as one, whichever of them is asked and whatever becomes of them."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import Metrics
+from service.settings import SettingsError
+from service.workers import FOLDER, Workers, shared_folder
+from tests.service.conftest import Serve
+from tests.service.test_http_protocol import BODY, DEADLINE, serving
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+VERSION = "20260101T000000Z-made01"
+MODEL = {"model": "tiny", "version": VERSION}
+
+
+def samples(text: str) -> Samples:
+    families = text_string_to_metric_families(text)
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def told(worker: Workers, name: str, **labels: str) -> float | None:
+    return samples(asyncio.run(worker.text()).decode()).get((name, frozenset(labels.items())))
+
+
+def one(folder: Path, records: int = 0) -> tuple[Metrics, Workers]:
+    metrics = Metrics()
+    metrics.served = lambda: [("tiny", VERSION, "surprise", "CPUExecutionProvider")]
+    count(metrics, records)
+    return metrics, Workers(folder, metrics)
+
+
+def count(metrics: Metrics, records: int) -> None:
+    if records:
+        metrics.counts("tiny", VERSION).count(np.full(records, 2.5, np.float32), np.full(records, 0.3), 1, {"missing": records})
+    metrics.stages["total"].observe(0.01)
+
+
+def die(worker: Workers) -> None:
+    """As the end of its process would."""
+    os.close(worker._lock)
+
+
+def test_counts_are_summed_and_gauges_by_their_rule(tmp_path: Path) -> None:
+    (first, a), (second, b) = one(tmp_path, 3), one(tmp_path, 4)
+    first.queue_rows, second.queue_rows = lambda: 10, lambda: 5
+    asyncio.run(a.write())
+    for name, labels, value in (
+        ("anomaly_records_total", {**MODEL, "outcome": "normal"}, 5),
+        ("anomaly_records_total", {**MODEL, "outcome": "anomaly"}, 2),
+        ("anomaly_batches_total", {**MODEL, "outcome": "scored"}, 2),
+        ("anomaly_warnings_total", {**MODEL, "code": "missing"}, 7),
+        ("anomaly_score_bucket", {**MODEL, "le": "2"}, 0),
+        ("anomaly_score_bucket", {**MODEL, "le": "3"}, 7),
+        ("anomaly_score_count", MODEL, 7),
+        ("anomaly_score_sum", MODEL, 17.5),
+        ("anomaly_request_seconds_count", {"stage": "total"}, 2),
+        ("anomaly_queue_rows", {}, 15),
+        ("anomaly_model_info", {**MODEL, "score_kind": "surprise", "provider": "CPUExecutionProvider"}, 1),
+    ):
+        assert told(b, name, **labels) == value, name
+
+
+def test_of_one_process_the_text_is_the_same(tmp_path: Path) -> None:
+    metrics, worker = one(tmp_path, 3)
+    assert samples(asyncio.run(worker.text()).decode()) == samples(metrics.text().decode())
+
+
+def test_whoever_is_asked_next_tells_no_less(tmp_path: Path) -> None:
+    (first, a), (second, b) = one(tmp_path, 1), one(tmp_path, 1)
+    seen = []
+    for metrics, worker in [(first, a), (second, b)] * 10:
+        count(metrics, 2)
+        seen.append(told(worker, "anomaly_score_count", **MODEL) or 0)
+    assert seen == sorted(seen)
+    assert seen[-1] == 42
+
+
+def test_what_a_dead_worker_counted_remains_and_the_next_one_counts_on(tmp_path: Path) -> None:
+    (first, a), (_, b) = one(tmp_path, 3), one(tmp_path, 4)
+    first.queue_rows = lambda: 10
+    assert told(a, "anomaly_queue_rows") == 10
+    die(a)
+    assert (told(b, "anomaly_score_count", **MODEL), told(b, "anomaly_queue_rows")) == (7, 0)
+    for births in range(1, 4):
+        _, c = one(tmp_path, 1)
+        assert told(c, "anomaly_score_count", **MODEL) == told(b, "anomaly_score_count", **MODEL) == 7 + births
+        die(c)
+    assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_a_version_that_one_worker_no_longer_has_keeps_its_counts(tmp_path: Path) -> None:
+    (first, a), (_, b) = one(tmp_path, 3), one(tmp_path, 4)
+    asyncio.run(b.write())
+    first.forget("tiny", VERSION)
+    assert told(a, "anomaly_score_count", **MODEL) == 7
+    count(first, 2)  # it is loaded again
+    assert told(a, "anomaly_score_count", **MODEL) == 9
+    for i in range(40):
+        first.counts("tiny", f"v{i}")
+        first.forget("tiny", f"v{i}")
+    assert len(first.retired) < 10
+
+
+def test_the_service_tells_what_the_others_counted(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    client = serve()
+    for _ in range(2):
+        client.post("/score", content=BODY)
+    client.run(client.app.workers.write())
+    text = samples(serve().get("/metrics").text)
+    assert text["anomaly_reloads_total", frozenset({("model", "tiny"), ("result", "loaded")})] == 2
+    assert text["anomaly_model_requests_total", frozenset({*MODEL.items(), ("outcome", "answered")})] == 2
+
+
+def test_the_last_counts_of_a_worker_that_ends_in_order_are_told(tmp_path: Path) -> None:
+    (first, a), (_, b) = one(tmp_path, 3), one(tmp_path, 4)
+    asyncio.run(a.write())
+    count(first, 5)
+    asyncio.run(a.stop())
+    assert told(b, "anomaly_score_count", **MODEL) == 12
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_once(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    monkeypatch.setattr("service.workers.WRITE_SECONDS", 0.001)
+    client = serve()
+    real, tries = Path.replace, []
+
+    def full(path: Path, target: Path) -> Path:
+        tries.append(path)
+        raise OSError(28, "No space left on device")
+
+    async def tried() -> None:
+        async with asyncio.timeout(DEADLINE):
+            while len(tries) < 5:
+                client.app.metrics.errors["queue_full"] += 1
+                await asyncio.sleep(0.001)
+
+    monkeypatch.setattr("service.workers.Path.replace", full)
+    client.run(tried())
+    assert client.get("/metrics").status_code == 500  # half of the truth would look like the whole
+    assert client.get("/health").status_code == 200
+    monkeypatch.setattr("service.workers.Path.replace", real)
+    assert client.get("/metrics").status_code == 200
+    lines = [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()]
+    assert lines.count("the metrics of this worker cannot be written for the others") == 1
+
+
+def test_without_a_place_to_write_the_service_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(**_: object) -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("service.workers.tempfile.mkdtemp", none)
+    with pytest.raises(SettingsError, match="TMPDIR"), shared_folder():
+        raise AssertionError
+
+
+class Asked:
+    """A served process with several workers: each call is a connection of its own, which any of them may take."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self.sent, self.seen = port, 0, list[float]()
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[str, str]:
+        """Which worker answered, by the first part of its request ids, and the body."""
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=DEADLINE)
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            assert answer.status == 200, text
+            return str(answer.headers["x-request-id"]).split("-")[0], text
+        finally:
+            connection.close()
+
+    def score(self) -> str:
+        """Which worker scored a record."""
+        worker, _ = self.ask("POST", "/score", BODY)
+        self.sent += 1
+        return worker
+
+    def total(self) -> tuple[str, float]:
+        """Which worker told its sum of the records, and the sum."""
+        worker, text = self.ask("GET", "/metrics")
+        total = sum(value for (name, _), value in samples(text).items() if name == "anomaly_records_total")
+        self.seen.append(total)
+        return worker, total
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE
+    while True:
+        with suppress(ConnectionError, HTTPException):  # nobody listens yet, or no longer
+            if condition():
+                return
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+def workers_of(pid: int) -> list[int]:
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_two_processes_tell_the_sum_and_go_on_where_one_is_killed(bundle_dir: Path) -> None:
+    """Also that several workers serve on one port at all, and end in order."""
+    with serving(bundle_dir, "--workers", "2", log_requests="false") as server:
+        asked, scored, telling = Asked(server.port), set[str](), set[str]()
+
+        def tells_all() -> bool:
+            worker, total = asked.total()
+            if total == asked.sent:
+                telling.add(worker)
+            return len(telling) == 2
+
+        wait_for(lambda: scored.add(asked.score()) or len(scored) == 2)
+        wait_for(tells_all)
+        assert telling == scored
+        victim = workers_of(server.process.pid)[0]
+        environment = dict(line.split("=", 1) for line in Path(f"/proc/{victim}/environ").read_text().split("\0") if "=" in line)
+        folder = Path(environment[FOLDER])
+        assert folder.stat().st_mode & 0o777 == 0o700
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: scored.add(asked.score()) or len(scored) == 3)
+        telling.clear()
+        wait_for(tells_all)
+        assert asked.seen == sorted(asked.seen)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(DEADLINE) == 0
+        assert not folder.exists()
