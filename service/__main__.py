@@ -1,4 +1,4 @@
-"""The commands of the service: serve, score, inspect, promote, rollback."""
+"""The commands of the service: serve, score, inspect, promote, rollback, prune."""
 
 from __future__ import annotations
 
@@ -100,6 +100,26 @@ def _rollback(options: argparse.Namespace) -> None:
     print(f"{options.name}: back to {version}, served from the next reload on")
 
 
+def _prune(options: argparse.Namespace) -> None:
+    from service.pruning import prune  # noqa: PLC0415 - as above
+
+    folder, name, shadow = _models_dir(options), options.name, Settings.read().shadow
+    spared = [*options.pin, *([shadow[1]] if shadow is not None and shadow[0] == name else [])]
+    told = prune(folder, name, options.keep, spared, dry_run=options.dry_run)
+    for version in told.removed:
+        print(f"{'would remove' if options.dry_run else 'removed'}  {version}")
+    for version, why in told.kept.items():
+        print(f"kept  {version}  ({why})")
+    n, what = len(told.removed), "would be removed" if options.dry_run else "removed"
+    print(f"{name}: {n} version{'' if n == 1 else 's'} {what}, {len(told.kept)} kept, {told.bytes / 1e6:,.1f} MB")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("a whole number, 1 or more")
+    return int(text)
+
+
 def _parser() -> Parser:
     parser = Parser(prog="python -m service", description="Scores tabular records with a published bundle.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -133,7 +153,13 @@ def _parser() -> Parser:
     rollback = commands.add_parser("rollback", help="serve the version before")
     rollback.add_argument("name", metavar="NAME")
     rollback.set_defaults(run=_rollback)
-    for command in (serve, score, inspect, promote, rollback):
+    prune = commands.add_parser("prune", help="remove old versions; the served one and the one before it always stay")
+    prune.add_argument("name", metavar="NAME")
+    prune.add_argument("--keep", required=True, type=_at_least_one, metavar="N", help="how many of the newest stay")
+    prune.add_argument("--pin", nargs="+", default=[], metavar="VERSION", help="versions that stay, too")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    prune.set_defaults(run=_prune)
+    for command in (serve, score, inspect, promote, rollback, prune):
         command.add_argument("--models-dir", help="folder of the bundles (default: models)")
     return parser
 

@@ -104,6 +104,8 @@ def score_batch(live: Live, batch: Batch) -> Scores:
         live.counts.failed_batches += 1  # here, not on the event loop: the batch that fails has no Observed
         raise
     live.scored_at, live.failed = monotonic(), False
+    if live.shadow is not None:
+        live.shadow.offer(batch.x, scores.p_value)
     if len(scores.explained):
         live.latest.note(batch.x, scores)
     return scores

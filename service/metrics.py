@@ -23,6 +23,8 @@ METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"}
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SCORES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, 1000.0)
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+DIFFERENCES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+COMPARISONS = 8  # of a shadow with the served versions that it was beside, the last ones
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = {2: "answered", 4: "refused", 5: "failed"}  # of a request, by the first digit of its status
 
@@ -76,6 +78,23 @@ class ModelCounts:
             self.warnings.update(warnings)
 
 
+class Comparison:
+    """What a shadow would have flagged, beside what a served version did. Its thread counts, and those who drop records."""
+
+    def __init__(self) -> None:
+        self.results = dict.fromkeys(
+            ("neither", "both", "served", "shadow", "failed", "dropped"), 0
+        )  # records, by who flags them
+        self.differences = Histogram(DIFFERENCES)
+
+    def count(self, served: NDArray[np.bool_], shadow: NDArray[np.bool_], differences: NDArray[np.float64]) -> None:
+        """Counts N records: who flags them, and how far the p-values are apart, each (N,)."""
+        found = np.bincount(served + 2 * shadow.astype(np.intp), minlength=4).tolist()
+        for name, n in zip(("neither", "served", "shadow", "both"), found, strict=True):
+            self.results[name] += n
+        self.differences.observe_all(differences)
+
+
 class Metrics(Collector):
     """Every number of one process. Only the event loop's thread counts."""
 
@@ -89,6 +108,8 @@ class Metrics(Collector):
         self.retained = 0  # how many of the latter stay in the text
         self.served: Callable[[], Iterable[tuple[str, str, str, str]]] = tuple  # (name, version, score kind, provider)
         self.queue_rows: Callable[[], int] = int
+        self.comparisons: OrderedDict[tuple[str, str, str], Comparison] = OrderedDict()  # by model, version, shadow
+        self.shadow_up: Callable[[], tuple[str, str, bool] | None] = lambda: None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -106,6 +127,15 @@ class Metrics(Collector):
             self.retired[model, version] = counts
             while len(self.retired) > self.retained:
                 self.retired.popitem(last=False)
+
+    def comparison(self, model: str, version: str, shadow: str) -> Comparison:
+        """What is counted of a shadow beside a served version."""
+        key = model, version, shadow
+        if key not in self.comparisons:
+            self.comparisons[key] = Comparison()
+            while len(self.comparisons) > COMPARISONS:
+                self.comparisons.popitem(last=False)
+        return self.comparisons[key]
 
     def text(self) -> bytes:
         """The Prometheus text."""
@@ -136,6 +166,7 @@ class Metrics(Collector):
             "anomaly_queue_rows", "Rows waiting for, or in, the background thread.", value=self.queue_rows()
         )
         yield from (reloads, info, queue)
+        yield from self._collect_shadow()
 
     def _collect_models(self) -> Iterator[Any]:
         labels = ["model", "version"]
@@ -160,6 +191,24 @@ class Metrics(Collector):
             scores.add_metric(key, counts.scores.buckets(), counts.scores.sum)
             p_values.add_metric(key, counts.p_values.buckets(), counts.p_values.sum)
         yield from (requests, batches, records, warnings, scores, p_values)
+
+    def _collect_shadow(self) -> Iterator[Any]:
+        up = GaugeMetricFamily("anomaly_shadow_up", "1 unless the shadow cannot be used.", labels=["model", "shadow"])
+        told = self.shadow_up()
+        if told is not None:
+            up.add_metric(told[:2], int(told[2]))
+        labels = ["model", "version", "shadow"]
+        records = CounterMetricFamily(
+            "anomaly_shadow_records", "Records handed to the shadow, by who flags them.", labels=[*labels, "result"]
+        )
+        differences = HistogramMetricFamily(
+            "anomaly_shadow_p_value_difference", "How far the p-values of shadow and served version are apart.", labels=labels
+        )
+        for key, comparison in list(self.comparisons.items()):
+            for name, n in comparison.results.items():
+                records.add_metric([*key, name], n)
+            differences.add_metric(key, comparison.differences.buckets(), comparison.differences.sum)
+        yield from (up, records, differences)
 
 
 def outcome(status: int) -> str:

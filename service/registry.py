@@ -25,6 +25,7 @@ from service.errors import Problem
 from service.latest import KEPT, Latest
 from service.manifest import (
     CURRENT,
+    MANIFEST,
     NAME,
     REPORT,
     BundleError,
@@ -37,6 +38,7 @@ from service.manifest import (
 from service.metrics import Metrics, ModelCounts
 from service.records import Reader
 from service.settings import Settings
+from service.shadow import Beside, Shadow
 
 PROOF_RTOL = 1e-4
 P = ParamSpec("P")
@@ -52,6 +54,7 @@ class Live:
         self.writer = Writer(detector.manifest, detector.version)
         self.counts = ModelCounts()
         self.latest = Latest(detector.manifest, KEPT if settings.page else 0, values=settings.page_values)
+        self.shadow: Beside | None = None  # the version that is scored beside this one
         self.loaded_at = datetime.now(UTC)
         self.scored_at = time.monotonic()  # when it last gave a score
         self.failed = False  # whether it has failed since
@@ -88,6 +91,8 @@ class Registry:
         self._loader = ThreadPoolExecutor(1, "loader")
         self._one_at_a_time = asyncio.Lock()
         self._poll: asyncio.Task[None] | None = None
+        self.shadow = Shadow(*settings.shadow, metrics) if settings.shadow is not None else None
+        self._shadow_loading: asyncio.Task[None] | None = None
         metrics.served = lambda: [(m.name, m.version, m.detector.manifest.score_kind, m.detector.provider) for m in self]
 
     def __iter__(self) -> Iterator[Live]:
@@ -104,15 +109,19 @@ class Registry:
         lost = [reason for _, reason in self._refused.values() if reason.startswith("provider cuda")]
         if lost:
             raise BundleError(lost[0])
+        self._look_for_shadow()
         if self._settings.reload_seconds:
             self._poll = asyncio.get_running_loop().create_task(self._poll_for_ever())
 
     async def stop(self) -> None:
         """Ends the looking."""
-        if self._poll is not None:
-            self._poll.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._poll
+        for task in (self._poll, self._shadow_loading):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if self.shadow is not None:
+            await asyncio.to_thread(self.shadow.close)
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     def default(self) -> Live:
@@ -197,7 +206,9 @@ class Registry:
 
     async def reload(self, name: str) -> Live:
         """Takes up a model's CURRENT now. Raises BundleError with the reason where it is refused."""
-        return await self._take_up(check_name(name), again=True)
+        live = await self._take_up(check_name(name), again=True)
+        self._look_for_shadow()
+        return live
 
     async def _take_up(self, name: str, again: bool) -> Live:
         async with self._one_at_a_time:
@@ -228,6 +239,8 @@ class Registry:
         if before is not None:
             self._forget(before)
         self._metrics.models[live.name, live.version] = live.counts
+        if self.shadow is not None and self.shadow.name == live.name:
+            self.shadow.attach(live)
         self._metrics.reloads[live.name, "loaded"] += 1
         log.event(logging.INFO, "model loaded", model=live.name, version=live.version, provider=live.detector.provider)
 
@@ -236,6 +249,22 @@ class Registry:
         live = await self._in_thread(load, self._folder, name, version, self._settings, tried)
         live.counts = self._metrics.counts(name, version)
         return live
+
+    def _look_for_shadow(self) -> None:
+        """Begins to load the shadow where it is not loaded. Nobody waits for it, nor for a thread that it holds."""
+        if self.shadow is not None and (self._shadow_loading is None or self._shadow_loading.done()):
+            self._shadow_loading = asyncio.get_running_loop().create_task(self._load_shadow(self.shadow))
+
+    async def _load_shadow(self, shadow: Shadow) -> None:
+        written = await asyncio.to_thread(_written, self._folder / shadow.name / shadow.version / MANIFEST)
+        if not shadow.is_new(written):
+            return
+        try:
+            live = await asyncio.to_thread(load, self._folder, shadow.name, shadow.version, self._settings, True)
+        except BundleError as error:
+            shadow.refuse(written, str(error))
+        else:
+            shadow.take(live.detector, self._live.get(shadow.name))
 
     def _forget(self, live: Live) -> None:
         self._metrics.forget(live.name, live.version)
@@ -257,6 +286,7 @@ class Registry:
             await asyncio.sleep(self._settings.reload_seconds)
             try:
                 await self.refresh()
+                self._look_for_shadow()
             except Exception as error:  # noqa: BLE001 - a folder that cannot be read today may be read tomorrow
                 log.event(logging.WARNING, "looking for new versions failed", error=type(error).__name__)
 

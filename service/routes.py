@@ -64,6 +64,7 @@ async def get_health(request: Request, service: App) -> Response:
         "queue_rows": service.scoring.permits.taken,
         "models": {live.name: live.version for live in service.registry},
         "refused": service.registry.refused_names(),
+        "shadow": service.registry.shadow.document() if service.registry.shadow is not None else None,
     }
     return Response(orjson.dumps(document), media_type="application/json", headers={"cache-control": "no-store"})
 

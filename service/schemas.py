@@ -84,6 +84,15 @@ class ScoreAnswer(BaseModel):
     results: list[RecordResult] | ColumnResults
 
 
+class ShadowState(BaseModel):
+    """The version that is scored beside the served one of its model, and what becomes of it."""
+
+    model: str
+    version: str
+    state: Literal["loading", "comparing", "failing", "idle", "refused"]
+    reason: str | None
+
+
 class Health(BaseModel):
     """That a score can be given, known because one was."""
 
@@ -96,6 +105,7 @@ class Health(BaseModel):
     queue_rows: int
     models: dict[str, str] = Field(description="the served version of every model")
     refused: list[str] = Field(description="models of which a newer bundle was refused; what served before goes on serving")
+    shadow: ShadowState | None = Field(description="null where ANOMALY_SHADOW is not set; never a reason to be unavailable")
 
 
 class Probe(BaseModel):

@@ -66,6 +66,13 @@ def _paths(text: str) -> tuple[Path, ...]:
     return tuple(map(Path, _keys(text)))
 
 
+def _version(text: str) -> tuple[str, str]:
+    name, _, version = text.partition(":")
+    if not name or not version or ":" in version:
+        raise ValueError("NAME:VERSION, such as payments:20261123T052744Z-510d57")
+    return name, version
+
+
 def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
     return field(default=default, metadata={"parse": parse, "meaning": meaning})
 
@@ -76,6 +83,9 @@ class Settings:
 
     models_dir: Path = _setting(Path("models"), Path, "the folder of the bundles, NAME/VERSION/")
     model: str | None = _setting(None, str, "the model that answers on /score; unset with one model in the folder: that one")
+    shadow: tuple[str, str] | None = _setting(
+        None, _version, "NAME:VERSION, scored beside the served version of that model and never answered, only compared"
+    )
     host: str = _setting("127.0.0.1", str, "the address that `serve` listens on")
     port: int = _setting(8000, _whole(0, 65535), "the port that `serve` listens on; 0: any free one")
     workers: int = _setting(1, _whole(1, 1024), "processes that `serve` starts; each holds its own copy of the models")
