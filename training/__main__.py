@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from service.graph import GraphError
-from service.manifest import BundleError, Kind
+from service.manifest import BundleError, ScoreKind, check_name, current_version, list_models, read_bundle
 from service.settings import Settings, SettingsError
 from service.tables import TableError
+from training.options import KINDS, OptionError, Options, read
+from training.tracking import TrackingError, run
 
-KINDS = get_args(Kind)
+if TYPE_CHECKING:
+    from service.detector import Detector
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         args.run(args)
-    except (TableError, BundleError, DeviceError, SettingsError, argparse.ArgumentTypeError) as error:
+    except (TableError, BundleError, DeviceError, SettingsError, OptionError, argparse.ArgumentTypeError) as error:
         print(f"training {args.command}: {error}", file=sys.stderr)
         return 2
-    except (FitError, GraphError, ParityError) as error:
+    except (FitError, GraphError, ParityError, TrackingError) as error:
         print(f"training {args.command}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -51,24 +55,34 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
 
     fit = commands.add_parser("fit", help="fit a model to a table of mostly normal records and publish it")
-    fit.add_argument("data", metavar="DATA", help="CSV (also .gz) or Parquet file, or a folder or glob of Parquet files")
-    fit.add_argument("--seed", type=int, default=0, help="the same seed and data give the same bundle (default 0)")
-    fit.add_argument("--target-fpr", type=_share, default=0.01, help="share of normal records that may be flagged (default 0.01)")
+    fit.add_argument(
+        "data", nargs="?", metavar="DATA", help="CSV (also .gz) or Parquet file, or a folder or glob of Parquet files"
+    )
+    fit.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings; options given here come before it")
+    fit.add_argument("--model", metavar="NAME", help="the model's name: a folder of models-dir")
+    fit.add_argument("--models-dir", type=Path, metavar="DIR", help="default: models")
+    fit.add_argument("--label", metavar="COLUMN", help="the column that says what a record is")
+    fit.add_argument("--normal", metavar="VALUE", help="its value for normal records; others never train")
+    fit.add_argument("--seed", type=int, help="the same seed and data give the same bundle (default 0)")
+    fit.add_argument("--target-fpr", type=_share, help="share of normal records that may be flagged (default 0.01)")
     fit.add_argument(
         "--score",
-        choices=("surprise", "elbo", "reconstruction"),
-        default="surprise",
-        help="what is scored: how unusual all evidence together is (default), -ELBO, or the reconstruction error",
+        choices=get_args(ScoreKind),
+        help="what is scored: how unusual all evidence together is (surprise, the default), -ELBO, or the reconstruction error",
     )
-    fit.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the nets are trained")
-    fit.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
+    fit.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the nets are trained (default auto)")
+    fit.add_argument("--drop", nargs="+", metavar="COLUMN", help="columns to leave out")
     for kind in KINDS:
-        fit.add_argument(
-            f"--{kind}", nargs="+", default=[], metavar="COLUMN", help=f"columns that are {kind}, whatever they look like"
-        )
+        fit.add_argument(f"--{kind}", nargs="+", metavar="COLUMN", help=f"columns that are {kind}, whatever they look like")
     fit.add_argument(
         "--sign-key", type=Path, metavar="FILE", help="sign the bundle with this Ed25519 private key (PEM; needs the extra sign)"
     )
+    for option, meaning in (
+        ("--compare", "print the served version and the new one side by side, on records that the new one was not trained on"),
+        ("--promote", "make the new version the served one (the default)"),
+        ("--track", "record the fit in MLflow, where MLFLOW_TRACKING_URI says (needs the extra track)"),
+    ):
+        fit.add_argument(option, action=argparse.BooleanOptionalAction, help=meaning)
     fit.set_defaults(run=_fit)
 
     evaluate = commands.add_parser("evaluate", help="how well a model tells labelled records apart, with 95 %% intervals")
@@ -82,42 +96,66 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     sample.add_argument("--seed", type=int, default=0)
     sample.set_defaults(run=_sample)
 
-    for command in (fit, evaluate, sample):
+    for command in (evaluate, sample):
         command.add_argument("--model", required=True, metavar="NAME", help="the model's name: a folder of models-dir")
         command.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="default: models")
-    for command, required in ((fit, False), (evaluate, True)):
-        command.add_argument("--label", metavar="COLUMN", required=required, help="the column that says what a record is")
-        command.add_argument(
-            "--normal", metavar="VALUE", required=required, help="its value for normal records; others never train"
-        )
+    evaluate.add_argument("--label", metavar="COLUMN", required=True, help="the column that says what a record is")
+    evaluate.add_argument("--normal", metavar="VALUE", required=True, help="its value for normal records")
     return parser.parse_args(arguments)
 
 
 def _fit(args: argparse.Namespace) -> None:
-    from training.config import Config  # noqa: PLC0415
+    options, config = read(vars(args), args.config)
+    from training.compare import compare  # noqa: PLC0415
     from training.data import read_dataset  # noqa: PLC0415
     from training.progress import show  # noqa: PLC0415
     from training.train import train  # noqa: PLC0415
 
-    if (args.label is None) != (args.normal is None):
-        raise argparse.ArgumentTypeError("--label and --normal go together: give both or neither")
     sign = None
-    if args.sign_key:
+    if options.sign_key:
         from service.signature import signer  # noqa: PLC0415
 
-        sign = signer(args.sign_key)
-    kinds: dict[str, Kind] = {column: kind for kind in KINDS for column in getattr(args, kind)}
-    dataset = read_dataset(args.data, label=args.label, normal=args.normal, drop=args.drop, kinds=kinds)
-    config = Config(seed=args.seed, target_fpr=args.target_fpr, score=args.score, device=args.device)
-    with show(config) as progress:
-        published = train(dataset, args.model, args.models_dir, config, progress, sign)
-    for dropped in published.manifest.dropped:
-        print(f"left out: column '{dropped.column}': {dropped.reason}", file=sys.stderr)
-    for warning in published.manifest.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    for name, figure in published.manifest.metrics.items():
-        print(f"{name}: {figure:.4g}", file=sys.stderr)
-    print(published.folder)
+        sign = signer(options.sign_key)
+    served = _served(options) if options.compare else None
+    dataset = read_dataset(options.data, options.label, options.normal, options.drop, options.kinds)
+    recording = run(options, config) if options.track else nullcontext()
+    with recording as record:
+        with show(config) as progress:
+            published = train(dataset, options.model, options.models_dir, config, progress, sign, options.promote)
+        manifest, version, told = published.manifest, published.folder.name, None
+        for dropped in manifest.dropped:
+            print(f"left out: column '{dropped.column}': {dropped.reason}", file=sys.stderr)
+        for warning in manifest.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        for name, figure in manifest.metrics.items():
+            print(f"{name}: {figure:.4g}", file=sys.stderr)
+        if served:
+            told = compare(served, manifest, version, published.judged, options.data).as_table()
+            print(told)
+        if not options.promote and version != _current(options):
+            command = f"python -m service promote {options.model} {version} --models-dir {options.models_dir}"
+            print(f"not served yet: {command}", file=sys.stderr)
+        print(published.folder, flush=True)
+        if record:
+            record(published, told)
+
+
+def _current(options: Options) -> str | None:
+    """The version that is served, if any is. Raises BundleError."""
+    check_name(options.model)
+    return current_version(options.models_dir, options.model) if options.model in list_models(options.models_dir) else None
+
+
+def _served(options: Options) -> Detector | None:
+    """The served version, to compare with. Raises BundleError where it cannot be used."""
+    from service.detector import Detector  # noqa: PLC0415 - onnxruntime is loaded where graphs are run
+
+    version = _current(options)
+    if version is None:
+        print(f"nothing to compare with: no version of {options.model} is served yet", file=sys.stderr)
+        return None
+    folder = options.models_dir / options.model / version
+    return Detector(read_bundle(folder, only=["scorer.onnx"], trusted=Settings.read().trusted_keys), "cpu")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -133,6 +171,8 @@ def _sample(args: argparse.Namespace) -> None:
 
     if args.rows < 1:
         raise argparse.ArgumentTypeError(f"--rows {args.rows}: at least 1 is needed")
+    if args.seed < 0:
+        raise argparse.ArgumentTypeError(f"--seed {args.seed}: 0 or more is needed")
     sample(args.models_dir, args.model, args.rows, args.seed, args.output, trusted=Settings.read().trusted_keys)
 
 

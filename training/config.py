@@ -11,7 +11,7 @@ from service.manifest import ScoreKind
 
 @dataclass(frozen=True)
 class Config:
-    """One default for every table; `python -m training fit` changes only the first few."""
+    """One default for every table. `python -m training fit` has options for the first four; a file of `--config` may set any."""
 
     seed: int = 0
     target_fpr: float = 0.01  # the bundle's alpha: share of normal records that may be flagged

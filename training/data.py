@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from arro3 import compute
@@ -36,6 +37,7 @@ class Dataset:
     dropped: tuple[Dropped, ...]
     warnings: tuple[str, ...]
     sources: tuple[tuple[str, str], ...]  # (file name, SHA-256)
+    asked: Mapping[str, Any] = field(default_factory=dict)  # how it was to be read, for the manifest
 
 
 def read_dataset(
@@ -63,13 +65,17 @@ def read_dataset(
     x, anomalies, places = _encode(rows, features)
     warnings = tuple(warning for feature in features for warning in columns[feature.name].warnings())
     digests = tuple((source.path.name, _sha256(source.path)) for source in sources)
-    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, digests)
+    told = {"label": label, "normal": normal, "drop": list(drop), "kinds": asked}
+    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, digests, told)
 
 
 def read_for_evaluation(
-    data: str | Path, features: Sequence[Feature], label: str, normal: str
+    data: str | Path, features: Sequence[Feature], label: str | None, normal: str | None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """x (N, C) of every row, encoded as when it is scored, and is_anomaly (N,): the label is not `normal`. Raises TableError."""
+    """x (N, C) of every row, encoded as when it is scored, and is_anomaly (N,): there is a label and it is not `normal`.
+
+    Raises TableError.
+    """
     sources = open_sources(data)
     _check_columns(sources[0], label, (), {})
     lacking = [feature.name for feature in features if feature.name not in sources[0].names]

@@ -66,6 +66,38 @@ def auroc_estimate(is_anomaly: ArrayLike, score: ArrayLike) -> Estimate:
     return Estimate(value, _logistic(centre - reach), _logistic(centre + reach))
 
 
+def auroc_difference(is_anomaly: ArrayLike, old: ArrayLike, new: ArrayLike) -> Estimate:
+    """auroc of the scores `new` less that of `old`, of the same records, with DeLong's interval (1988) for such pairs.
+
+    The interval has no width where both rank all pairs alike. Raises ValueError without both kinds.
+    """
+    (old_anomaly, old_normal), (new_anomaly, new_normal) = _both(is_anomaly, old), _both(is_anomaly, new)
+    by_anomaly = _beaten(new_anomaly, new_normal) - _beaten(old_anomaly, old_normal)
+    by_normal = _beaten(old_normal, old_anomaly) - _beaten(new_normal, new_anomaly)
+    value, variance = float(by_anomaly.mean()), 0.0
+    for part in (by_anomaly, by_normal):
+        variance += float(part.var(ddof=1)) / len(part) if len(part) > 1 else 1.0
+    reach = Z * math.sqrt(variance)
+    return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach))
+
+
+def rank_correlation(one: ArrayLike, other: ArrayLike) -> Estimate:
+    """Spearman's correlation of two scores (N,) of the same records, ties at their mean rank, with its interval.
+
+    The interval is Bonett & Wright's (2000): Fisher's z with a variance of (1 + r^2 / 2) / (N - 3). Raises ValueError for fewer
+    than 4 records, or where all of one's scores are the same.
+    """
+    a, b = (_ranks(np.asarray(scores, np.float64)) for scores in (one, other))
+    if len(a) < 4 or min(np.ptp(a), np.ptp(b)) == 0:
+        raise ValueError(f"no correlation of ranks: {len(a)} records, {len(np.unique(a))} and {len(np.unique(b))} scores")
+    a, b = a - a.mean(), b - b.mean()
+    value = float(np.clip(a @ b / math.sqrt((a @ a) * (b @ b)), -1, 1))
+    if abs(value) > 1 - 1e-12:
+        return Estimate(value, value, value)
+    centre, reach = math.atanh(value), Z * math.sqrt((1 + value**2 / 2) / (len(a) - 3))
+    return Estimate(value, math.tanh(centre - reach), math.tanh(centre + reach))
+
+
 def average_precision(is_anomaly: ArrayLike, score: ArrayLike) -> float:
     """The mean precision over the anomalies, in order of score: the area below the precision-recall steps.
 
@@ -150,6 +182,12 @@ def _beaten(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.
     """For each score of one kind, the share of the other's that lie below it, ties counting half: DeLong's components."""
     ordered = np.sort(other)
     return (np.searchsorted(ordered, one, "left") + np.searchsorted(ordered, one, "right")) / (2 * len(other))
+
+
+def _ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) the rank of each, from 0, those of one score at their mean rank."""
+    ordered = np.sort(scores)
+    return (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right") - 1) / 2
 
 
 def _average_precision(true: NDArray[np.int64], every: NDArray[np.int64]) -> float:

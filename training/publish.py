@@ -37,17 +37,19 @@ def stage(manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     return Bundle(f"{datetime.now(UTC):{TIME}}-{digest}", manifest, dict(files))
 
 
-def publish(bundle: Bundle, models_dir: Path) -> Path:
+def publish(bundle: Bundle, models_dir: Path, promote: bool = True) -> Path:
     """Writes the bundle into models_dir/NAME/VERSION, makes it current, and returns its folder. Raises OSError.
 
     Where a version of the very same content is there and whole, that one is made current: publishing twice is publishing once.
+    promote: if not, CURRENT stays as it is.
     """
     folder = models_dir / check_name(bundle.manifest.name)
     folder.mkdir(parents=True, exist_ok=True)
     sync_folder(models_dir)
     _remove_leftovers(folder)
     target = _same(folder, bundle) or _write(folder, bundle)
-    set_current(folder, target.name)
+    if promote:
+        set_current(folder, target.name)
     return target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from service.session import SLICE, VERSION, Answers, Session
 from training.calibrate import build, pool_of, supported_alpha, without_themselves
 from training.card import Looked
 from training.checkpoint import Checkpoints, key_of
+from training.compare import Judged
 from training.config import Config
 from training.data import Dataset, split
 from training.export import export
@@ -41,6 +42,15 @@ class Published:
 
     folder: Path
     manifest: Manifest
+    curves: list[Curve]
+    judged: Judged
+
+
+class Assembled(NamedTuple):
+    """A bundle in memory, proven, and the scores that it was calibrated with."""
+
+    bundle: Bundle
+    judged: Judged
 
 
 def train(
@@ -50,10 +60,12 @@ def train(
     config: Config,
     progress: Progress,
     sign: Callable[[bytes], bytes] | None = None,
+    promote: bool = True,
 ) -> Published:
     """Splits, fits, calibrates, exports, reports, proves and publishes; the same bytes for the same data, settings and versions.
 
-    sign: makes the signature of the manifest's bytes. A fit that was killed goes on with the nets that it had finished.
+    sign: makes the signature of the manifest's bytes. promote: whether the new version becomes the served one. A fit that was
+    killed goes on with the nets that it had finished.
     Raises BundleError, FitError, GraphError, ParityError, and OSError where the bundle cannot be written; then the served version
     stays the one that it was.
     """
@@ -70,10 +82,10 @@ def train(
     preprocessing = Preprocessing(dataset.features, seen)
     with Checkpoints(models_dir / name, key_of(dataset.features, seen, fold, config, device)) as kept:
         nets, curves = fit_nets(preprocessing, seen, fold, config, device, progress, kept)
-        bundle = assemble(dataset, name, config, preprocessing, nets, curves, seen, held, fold, rows)
+        bundle, judged = assemble(dataset, name, config, preprocessing, nets, curves, seen, held, fold, rows)
         if sign:
             bundle = replace(bundle, signature=sign(bundle.manifest.dump()))
-        return Published(publish(bundle, models_dir), bundle.manifest)
+        return Published(publish(bundle, models_dir, promote), bundle.manifest, curves, judged)
 
 
 def assemble(
@@ -87,7 +99,7 @@ def assemble(
     held: NDArray[np.float32],
     fold: NDArray[np.int8],
     rows: NDArray[np.intp],
-) -> Bundle:
+) -> Assembled:
     """From trained nets to a bundle in memory that is proven: calibrated, exported, reported. Raises as `train`.
 
     rows (N,): where in the table the records are, those seen before those held out.
@@ -125,7 +137,8 @@ def assemble(
     files = {**graphs, "report.html": page}
     bundle = stage(manifest.model_copy(update={"files": describe(files)}), files)
     prove(scorer, bundle, judged[:PROVED])
-    return bundle
+    where = rows[len(seen) :] if honest is None else rows[: len(seen)]
+    return Assembled(bundle, Judged(where, normal.score, None if odd is None else odd.score))
 
 
 def choose_device(config: Config) -> str:
@@ -140,6 +153,7 @@ def describe_data(dataset: Dataset, seen: int, held: int) -> dict[str, Any]:
     """What the manifest says of the data: the files by name and hash, and how many records did what."""
     return {
         "sources": [{"name": name, "sha256": sha256} for name, sha256 in dataset.sources],
+        **dataset.asked,
         "normal_records": len(dataset.x),
         "training_records": seen,
         "calibration_records": held,

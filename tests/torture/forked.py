@@ -133,7 +133,7 @@ def killed_fits(count: int, seed: int, folder: Path) -> Outcome:
     assemble = training.train.assemble
     for number in range(count):
         # every other one skips the seconds of pure computation, so that more kills meet the writing of nets and bundles
-        training.train.assemble = assemble if number % 2 else lambda *given: place.bundle
+        training.train.assemble = assemble if number % 2 else lambda *given: (place.bundle, None)
         child = place.fit()
         time.sleep(draw.uniform(0, usual if number % 2 else usual / 2))
         os.kill(child, signal.SIGKILL)
@@ -260,7 +260,7 @@ def failing_disks(count: int, seed: int, folder: Path) -> Outcome:
 
         return wait(fork(work, place.log, disk.install))
 
-    training.train.assemble = lambda *given: place.bundle  # pure computation: what is tested is all that writes
+    training.train.assemble = lambda *given: (place.bundle, None)  # pure computation: what is tested is all that writes
     place.clean()
     assert case(0, 0, False) == 0, place.log.read_text()
     calls = int(place.log.read_text().rpartition("seen ")[2])
