@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from service.app import create_app
@@ -25,6 +27,7 @@ from service.errors import CODES
 from service.manifest import Feature, Golden, Manifest
 from service.metrics import Metrics
 from service.settings import Settings, table
+from training import example
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "models" / "README.md"])
@@ -159,6 +162,26 @@ def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
     assert len(versions) == 2
     assert served == versions[0]
     assert (place.folder / "scores.csv").read_text().splitlines()[0] == "time,amount,score,p_value,is_anomaly"
+
+
+def test_the_commands_of_the_training_page_do_what_it_says(tmp_path: Path) -> None:
+    """The object store is a folder, by its URI."""
+    place, store = Workplace(tmp_path), tmp_path / "store"
+    models, told = place.folder / "models" / "payments", ""
+    for block in blocks("docs/training.md"):
+        if block.mark == "run":
+            told = place.run(block.text.replace("s3://bucket/payments", store.as_uri()).replace("--rows 3000", "--rows 1200"))
+        if "CREATE TABLE" in block.text:
+            example.write_csv(example.generate(1_100, seed=7), place.folder / "new.csv")
+            store.mkdir()
+            pyarrow.parquet.write_table(pyarrow.csv.read_csv(place.folder / "new.csv"), store / "1.parquet")
+    served, new = sorted(path.name for path in models.glob("2*"))
+    assert (models / "CURRENT").read_text().strip() == served
+    assert told.splitlines()[-1] == f"models/payments/{new}"
+    assert re.search(rf"^version +{served} +{new}$", told, re.MULTILINE)
+    settings = json.loads((models / new / "manifest.json").read_text())["training"]
+    assert (settings["settings"]["target_fpr"], settings["data"]["drop"]) == (0.02, ["card_country"])
+    assert [source["name"] for source in settings["data"]["sources"]] == ["part-0.parquet"]
 
 
 def test_json_in_the_pages_is_json() -> None:

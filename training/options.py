@@ -18,8 +18,10 @@ from training.config import Config
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# The least value of a setting, where that is not 1 for a whole number and more than 0 for any other.
-LEAST = {"seed": 0, "nets": 2, "calibration_from": 0, "noise": 0, "mask": 0, "locality": 0, "net_weight": 0, "wide_weight": 0}
+# The least value of a setting, where that is not 1 for a whole number and more than 0 for any other; and the largest, if any.
+LEAST = {"seed": 0, "nets": 2, "calibration_from": 0, "memory": 2, "pool": 2}
+LEAST |= dict.fromkeys(("noise", "mask", "locality", "net_weight", "wide_weight"), 0)
+MOST = {"mask": 1, "neighbours": 8, "neighbours_small": 8}  # of the candidates of training.memory
 SHARES = ("target_fpr", "calibration_share")  # below 1
 
 
@@ -125,5 +127,7 @@ def check(name: str, value: Any, place: str) -> None:
     least = LEAST.get(name, 1 if isinstance(value, int) else None)
     if least is not None and value < least:
         raise OptionError(f"{place}: {least} or more is needed")
+    if value > MOST.get(name, math.inf):
+        raise OptionError(f"{place}: {MOST[name]} or less is needed")
     if least is None and value <= 0:
         raise OptionError(f"{place}: more than 0 is needed")

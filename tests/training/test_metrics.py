@@ -118,3 +118,41 @@ def test_rates_and_bands_of_nothing_are_refused():
         metrics.false_alarm_band(10, 0, 0.1)
     with pytest.raises(ValueError, match="one anomaly at least"):
         metrics.average_precision([False], [1.0])
+
+
+def test_the_interval_of_a_difference_of_aurocs_covers_the_truth_and_is_narrower_than_two_apart():
+    random = np.random.default_rng(3)
+    label = np.arange(120) < 50
+    truth = stats.norm.cdf(1.2 / math.sqrt(2)) - stats.norm.cdf(1 / math.sqrt(2))
+    covered = 0
+    for _ in range(600):
+        common = random.normal(size=120)  # two scores of one record are alike
+        old, new = (0.8 * common + 0.6 * random.normal(size=120) + shift * label for shift in (1, 1.2))
+        told = metrics.auroc_difference(label, old, new)
+        assert told.value == pytest.approx(metrics.auroc(label, new) - metrics.auroc(label, old), abs=1e-12)
+        covered += told.low <= truth <= told.high
+    assert 0.92 <= covered / 600 <= 0.98
+    old_alone, new_alone = metrics.auroc_estimate(label, old), metrics.auroc_estimate(label, new)
+    assert told.high - told.low < (old_alone.high - old_alone.low) + (new_alone.high - new_alone.low)
+    assert metrics.auroc_difference(label, old, old) == metrics.Estimate(0, 0, 0)
+    with pytest.raises(ValueError, match="0 anomalies"):
+        metrics.auroc_difference([False, False], [1, 2], [1, 2])
+
+
+@pytest.mark.parametrize("values", [3, 10_000])
+def test_rank_correlation_is_that_of_scipy_and_its_interval_covers_the_truth(values):
+    random = np.random.default_rng(values)
+    truth, covered = 6 / math.pi * math.asin(0.7 / 2), 0  # Spearman's of two normal numbers correlated by 0.7
+    for _ in range(400):
+        one = random.normal(size=80)
+        other = 0.7 * one + math.sqrt(1 - 0.49) * random.normal(size=80)
+        if values == 3:
+            one, other = np.round(one), np.round(other)
+        told = metrics.rank_correlation(one, other)
+        assert told.value == pytest.approx(stats.spearmanr(one, other)[0], abs=1e-12)
+        covered += told.low <= truth <= told.high
+    assert values == 3 or 0.92 <= covered / 400 <= 0.98
+    assert metrics.rank_correlation([1, 2, 3, 4], [1, 2, 3, 9]) == metrics.Estimate(1, 1, 1)
+    for bad in ([1, 1, 1, 1], [1, 2, 3]):
+        with pytest.raises(ValueError, match="no correlation of ranks"):
+            metrics.rank_correlation(bad, list(range(len(bad))))

@@ -1,0 +1,117 @@
+"""A fit in MLflow: the run is read back from a store without a server, as MLflow makes one where nobody says otherwise."""
+
+import importlib.metadata
+import socket
+import sys
+
+import pytest
+
+from service.manifest import FILES, MANIFEST, current_version, read_bundle
+from training import tracking
+from training.config import Config
+from training.options import OptionError, Options
+
+from .fits import TINY, fit, table
+
+mlflow = tracking.load()  # as a fit does: what MLflow sends, and where to, is settled at its import
+
+
+@pytest.fixture(autouse=True)
+def _mlflow_of_its_own(tmp_path, monkeypatch):
+    """The current folder is the store; MLflow keeps which one it uses, and in which experiment, in the process."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", *tracking.EXPERIMENT):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.tracking.fluent._active_experiment_id = None
+
+
+def runs(tmp_path):
+    return mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_fit_is_a_run_with_settings_figures_losses_and_the_bundle(tmp_path, capsys):
+    data, models = table(tmp_path / "t.csv"), tmp_path / "models"
+    assert fit(tmp_path, data) == 0
+    capsys.readouterr()
+    assert fit(tmp_path, data, "--compare", "--track", seed=3, noise=0.2) == 0
+    told = capsys.readouterr()
+    folder = models / "shop" / current_version(models, "shop")
+    assert told.out.splitlines()[-1] == str(folder)
+    bundle = read_bundle(folder)
+
+    client = runs(tmp_path)
+    experiment = client.get_experiment_by_name("shop")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    settings = bundle.manifest.training["settings"]
+    assert settings.items() >= {"seed": 3, "noise": 0.2}.items()
+    assert {name: run.data.params[name] for name in settings} == {name: str(value) for name, value in settings.items()}
+    assert (run.data.params["label"], run.data.params["data"]) == ("label", str(data))
+    assert run.data.tags["version"] == folder.name
+    figures = {name: figure for name, figure in bundle.manifest.metrics.items() if figure is not None}
+    figures |= {"alpha": bundle.manifest.alpha, "threshold": bundle.manifest.threshold}
+    assert {name: run.data.metrics[name] for name in figures} == pytest.approx(figures)
+    steps = [metric.step for metric in client.get_metric_history(run.info.run_id, f"net_{TINY['nets']}/validation")]
+    assert steps == list(range(TINY["evaluate_every"], TINY["steps_most"] + 1, TINY["evaluate_every"]))
+    there = client.download_artifacts(run.info.run_id, "bundle", str(tmp_path))
+    for name in (MANIFEST, *FILES):
+        assert (tmp_path / "bundle" / name).read_bytes() == (folder / name).read_bytes(), there
+    compared = (tmp_path / "mlruns" / experiment.experiment_id / run.info.run_id / "artifacts" / "comparison.txt").read_text()
+    assert compared in told.out
+
+    # A fit that fails is a run that failed.
+    assert fit(tmp_path, data, "--track", learning_rate=1e38) == 1
+    assert {run.info.status for run in client.search_runs([experiment.experiment_id])} == {"FINISHED", "FAILED"}
+
+
+def test_mlflow_reports_to_nobody():
+    from mlflow.telemetry.client import get_telemetry_client
+
+    assert get_telemetry_client() is None
+
+
+def test_a_store_that_cannot_be_reached_is_told_before_the_fit(tmp_path, monkeypatch, capsys):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        assert fit(tmp_path, table(tmp_path / "t.csv"), "--track") == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("training fit: --track: MLflow cannot record at http://127.0.0.1:")
+    assert not (tmp_path / "models" / "shop").exists()
+
+
+def test_without_mlflow_the_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(OptionError, match=r"pip install '.\[track\]'"), tracking.run(Options("t.csv", "shop"), Config()):
+        pass
+    assert "track" in importlib.metadata.metadata("tabular-anomaly-service").get_all("Provides-Extra")
+
+
+def test_a_bundle_that_is_published_and_cannot_be_recorded_is_told_as_that(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.tracking.load", lambda: Broken(full))
+    assert fit(tmp_path, table(tmp_path / "t.csv"), "--track") == 1
+    told = capsys.readouterr()
+    folder = tmp_path / "models" / "shop" / current_version(tmp_path / "models", "shop")
+    assert told.out.splitlines()[-1] == str(folder)
+    assert told.err.splitlines()[-1].startswith(
+        f"training fit: {folder} is published and whole, but not recorded by MLflow: OSError"
+    )
+    read_bundle(folder)
+
+
+class Broken:
+    """A store that is full by the time that artifacts come."""
+
+    def __init__(self, fault):
+        self.log_artifacts = fault
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
