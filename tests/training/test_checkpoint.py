@@ -1,7 +1,6 @@
 """Finished nets are kept until the bundle is published; what comes of them has the same bytes."""
 
 import dataclasses
-import functools
 import os
 
 import numpy as np
@@ -18,6 +17,7 @@ from training.data import Dataset
 from training.fit import FitError
 
 from .conftest import TINY
+from .fits import fit, table
 from .mixed import FEATURES, rows
 
 SMALL = dataclasses.replace(TINY, score="reconstruction", steps_most=20, evaluate_every=10)
@@ -81,10 +81,8 @@ def test_a_loss_that_is_not_finite_stops_and_publishes_nothing(dataset, tmp_path
     assert not (tmp_path / "shop").exists()
 
 
-def test_that_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
-    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{i % 7}.5,{i % 5}\n" for i in range(60)))
-    monkeypatch.setattr("training.config.Config", functools.partial(Config, learning_rate=1e38))
-    assert main(["fit", str(tmp_path / "t.csv"), "--model", "shop", "--models-dir", str(tmp_path / "models")]) == 1
+def test_that_is_one_line_and_exit_code_1(tmp_path, capsys):
+    assert fit(tmp_path, table(tmp_path / "t.csv"), learning_rate=1e38) == 1
     assert "training fit: the loss is not finite" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "models" / "shop").exists()
 
