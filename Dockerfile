@@ -15,7 +15,7 @@ FROM ${PYTHON_IMAGE} AS install-cpu
 COPY constraints.txt /
 RUN python -m venv /venv
 COPY --from=wheel /wheels /wheels
-RUN wheel=$(ls /wheels/*.whl) && /venv/bin/pip install --no-cache-dir -c /constraints.txt "${wheel}[cpu,sign]" \
+RUN wheel=$(ls /wheels/*.whl) && /venv/bin/pip install --no-cache-dir -c /constraints.txt "${wheel}[cpu,sign,trace]" \
     && /venv/bin/pip uninstall --yes pip setuptools
 
 FROM ${PYTHON_IMAGE} AS install-gpu
@@ -23,7 +23,7 @@ COPY constraints.txt /
 RUN python -m venv /venv
 COPY --from=wheel /wheels /wheels
 # cuda,cudnn: the CUDA 13 libraries as wheels, so that the host needs only a driver
-RUN wheel=$(ls /wheels/*.whl) && /venv/bin/pip install --no-cache-dir -c /constraints.txt "${wheel}[cuda,sign]" \
+RUN wheel=$(ls /wheels/*.whl) && /venv/bin/pip install --no-cache-dir -c /constraints.txt "${wheel}[cuda,sign,trace]" \
     && /venv/bin/pip uninstall --yes pip setuptools
 
 FROM ${PYTHON_IMAGE} AS base

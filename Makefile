@@ -18,7 +18,7 @@ install: $(STAMP)  ## make the environment in .venv; does nothing when it is up 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 install")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[$(RUNTIME),train,dev,docs,sign,track]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[$(RUNTIME),train,dev,docs,sign,trace,track]'
 	touch $@
 
 format: install  ## format the code, and mend what ruff can

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
@@ -11,7 +12,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from logging import WARNING
 from time import perf_counter
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -30,6 +31,9 @@ from service.schemas import score_operation
 from service.scoring import ROUTES, Scoring
 from service.settings import Settings
 from service.workers import Workers
+
+if TYPE_CHECKING:
+    from service.tracing import Trace, Tracing
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 DOCUMENTS = ("/docs", "/openapi.json")
@@ -51,6 +55,8 @@ class Service(FastAPI):
             docs_url=None,
             redoc_url=None,
             swagger_ui_oauth2_redirect_url=None,
+            # FastAPI's own telemetry would tell of all but the scores, and of validation errors with the values that were sent.
+            telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
         )
         log.configure(settings.log_format)
         self.settings = settings
@@ -61,6 +67,7 @@ class Service(FastAPI):
         self.workers = Workers.among(self.metrics)
         self.scoring = Scoring(self)
         self.inference = Inference(self)
+        self.tracing = start_tracing(settings)
         self.requests = log.RequestLog(settings.log_format, on=settings.log_requests)
         self.started_at = time.monotonic()
         self.draining = False
@@ -88,6 +95,7 @@ class Service(FastAPI):
         request_id = scope["request_id"] = self.request_id(dict(scope["headers"]))
         path, method = scope["path"], scope["method"]
         route = scoring_route(path) if method == "POST" and not self.draining else None
+        trace = scope["trace"] = None if self.tracing is None or route is None else self.tracing.begin(dict(scope["headers"]))
         try:
             if route is not None:
                 await (self.inference if route in open_inference.ROUTES else self.scoring)(scope, receive, send)
@@ -95,11 +103,12 @@ class Service(FastAPI):
             else:
                 route, status = await self._answer(scope, receive, send)
         except ClientGoneError:
-            status = CLIENT_GONE
+            status = scope.get("refused", CLIENT_GONE)  # where its connection has answered it already
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the log its class and place
             problem = open_inference_routes.with_error(self.problem(error, request_id), path)
             status = await self._send(problem, request_id, send)
-        self.count(route or "other", method, log.quoted(path), status, request_id, began, scope.get("live"), scope.get("scored"))
+        told = scope.get("live"), scope.get("scored"), trace
+        self.count(route or "other", method, log.quoted(path), status, request_id, began, *told)
 
     def request_id(self, headers: Mapping[bytes, bytes]) -> str:
         """The caller's, if it sent a sane one, or a new one."""
@@ -124,12 +133,16 @@ class Service(FastAPI):
         began: float,
         live: Live | None = None,
         scored: log.Scored | None = None,
+        trace: Trace | None = None,
     ) -> None:
-        """Counts a request that has had its answer, and logs it; `path` as log.quoted gives it, `live` if it came as far."""
+        """Counts, traces and logs a request that has had its answer; `path` as log.quoted gives it, `live` if it came as far."""
         self.metrics.requests[route, method_label(method), status] += 1
         if live is not None:
             live.counts.requests[status] += 1
-        self.requests.write(request_id, method, path, status, seconds=perf_counter() - began, scored=scored)
+        seconds, trace_id = perf_counter() - began, None
+        if trace is not None and self.tracing is not None:
+            trace_id = self.tracing.end(trace, route, method, status, began, request_id, scored)
+        self.requests.write(request_id, method, path, status, seconds=seconds, scored=scored, trace_id=trace_id)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
         """Any other request, through FastAPI: its route, as the metrics name it, and the status of the answer."""
@@ -210,6 +223,15 @@ def scoring_route(path: str) -> str | None:
     return ROUTES[2] if len(parts) == 6 and parts[2] and parts[3] == "versions" and parts[4] else None
 
 
+def start_tracing(settings: Settings) -> Tracing | None:
+    """The tracing that the settings ask for. Raises SettingsError where it cannot be had."""
+    if not settings.tracing:
+        return None
+    from service.tracing import Tracing  # noqa: PLC0415 - most services never need it
+
+    return Tracing.from_environment(product_version())
+
+
 def product_version() -> str:
     """The installed version of this service."""
     try:
@@ -234,6 +256,8 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
     if service.workers is not None:
         await service.workers.stop()
     service.scoring.close()
+    if service.tracing is not None:
+        await asyncio.to_thread(service.tracing.close)
     service.requests.close()
 
 

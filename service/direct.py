@@ -21,6 +21,7 @@ from service.scoring import JSON, ROUTES, server_timing
 
 if TYPE_CHECKING:
     from service.app import Service
+    from service.tracing import Trace
 
 OF_A_MODEL = re.compile(rb"/models/([A-Za-z0-9._-]+)/score")
 LONG_WAY = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
@@ -36,24 +37,29 @@ class Exchange:
         "_parse",
         "_path",
         "_protocol",
-        "_request_id",
         "_route",
         "_service",
+        "_trace",
         "body",
         "disconnected",
         "keep_alive",
+        "refused",
+        "request_id",
         "response_complete",
     )
     message_event = asyncio.Event()  # uvicorn sets it where the client goes; nobody waits for it
     response_started = False  # head and body leave together
 
-    def __init__(self, protocol: Any, service: Service, live: Live, route: str, path: str, request_id: str) -> None:
+    def __init__(
+        self, protocol: Any, service: Service, live: Live, route: str, path: str, request_id: str, trace: Trace | None
+    ) -> None:
         self._began = self._arrived = perf_counter()
         self._parse = 0.0
         self._protocol, self._service, self._live = protocol, service, live
-        self._route, self._path, self._request_id = route, path, request_id
+        self._route, self._path, self.request_id, self._trace = route, path, request_id, trace
         self.body, self.keep_alive = b"", protocol.parser.should_keep_alive()
         self.disconnected = self.response_complete = False
+        self.refused = CLIENT_GONE  # what is counted where the client has left, or was refused by its connection
 
     def complete(self) -> None:
         """The body is whole: it is read now, and scored with those that came in the same turn of the event loop."""
@@ -75,23 +81,26 @@ class Exchange:
         spent = (self._parse, answer.began - self._arrived - self._parse, answer.inference, perf_counter() - self._began)
         head = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\nserver-timing: %b\r\n" % (
             len(answer.body),
-            self._request_id.encode(),
+            self.request_id.encode(),
             server_timing(*spent),
         )
         self._send(200, head, answer.body)
         self._service.scoring.observe(*spent)
+        if self._trace is not None:
+            queued = self._arrived + self._parse
+            self._trace.add((queued, spent[1]), (self._arrived, self._parse), (answer.began, answer.inference))
         self._count(200, (self._live.name, self._live.version, answer.records, answer.anomalies))
 
     def set_exception(self, error: Exception) -> None:
         """Sends the problem that this is, or a 500."""
-        problem = self._service.problem(error, self._request_id)
-        body = problem.body(self._request_id)
-        self._send(problem.status, b"".join([b"%b: %b\r\n" % pair for pair in problem.head(body, self._request_id)]), body)
+        problem = self._service.problem(error, self.request_id)
+        body = problem.body(self.request_id)
+        self._send(problem.status, b"".join([b"%b: %b\r\n" % pair for pair in problem.head(body, self.request_id)]), body)
         self._count(problem.status)
 
     def gone(self) -> None:
         """The client has left before its answer."""
-        self._count(CLIENT_GONE)
+        self._count(self.refused)
 
     def _send(self, status: int, head: bytes, body: bytes) -> None:
         protocol = self._protocol
@@ -103,7 +112,9 @@ class Exchange:
         protocol.on_exchange_complete()
 
     def _count(self, status: int, scored: tuple[str, str, int, int] | None = None) -> None:
-        self._service.count(self._route, "POST", self._path, status, self._request_id, self._began, self._live, scored)
+        self._service.count(
+            self._route, "POST", self._path, status, self.request_id, self._began, self._live, scored, self._trace
+        )
 
 
 def begin(protocol: Any, service: Service) -> Exchange | None:
@@ -130,4 +141,5 @@ def begin(protocol: Any, service: Service) -> Exchange | None:
     except Problem:
         return None
     route, path = (ROUTES[0], '"/score"') if model is None else (ROUTES[1], f'"{url.decode()}"')
-    return Exchange(protocol, service, live, route, path, service.request_id(headers))
+    trace = None if service.tracing is None else service.tracing.begin(headers)
+    return Exchange(protocol, service, live, route, path, service.request_id(headers), trace)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from time import perf_counter
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -156,8 +157,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answers on the connection itself, where the application has not begun to, and closes it."""
         self._refused = True
         cycle = self.cycle
+        request_id = self._count_refusal(problem)
         if cycle is None or cycle.response_complete or not cycle.response_started:
-            request_id = next(_ids)
             body = problem.body(request_id)
             head = [*problem.head(body, request_id), (b"connection", b"close")]
             lines = b"".join([b"%b: %b\r\n" % pair for pair in head])
@@ -166,6 +167,22 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.disconnected = True  # the application, if it still waits for the body, learns that the client is gone
             cycle.message_event.set()
         self.transport.close()
+
+    def _count_refusal(self, problem: Problem) -> str:
+        """Counts and logs it as any other answer, here or where the request under way is; returns the id of the request."""
+        service, cycle = cast(Service, self.app), self.cycle
+        service.metrics.errors[problem.code] += 1
+        if type(cycle) is Exchange and not cycle.response_complete:
+            cycle.refused = problem.status
+            return cycle.request_id
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.response_started:
+                cycle.scope["refused"] = problem.status
+            return str(cycle.scope.get("request_id") or next(_ids))
+        request_id = next(_ids)
+        spent = 0.0 if self._since is None else self.loop.time() - self._since
+        service.count("other", "-", '"-"', problem.status, request_id, perf_counter() - spent)
+        return request_id
 
 
 def _sweep(loop: Any, server_state: Any) -> None:

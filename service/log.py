@@ -33,7 +33,15 @@ class RequestLog:
         self.dropped = 0
 
     def write(
-        self, request_id: str, method: str, path: str, status: int, *, seconds: float, scored: Scored | None = None
+        self,
+        request_id: str,
+        method: str,
+        path: str,
+        status: int,
+        *,
+        seconds: float,
+        scored: Scored | None = None,
+        trace_id: str | None = None,
     ) -> None:
         """Adds a request's line; `path` as `quoted` gives it, and method, too, free of control characters."""
         if not self._on:
@@ -42,12 +50,20 @@ class RequestLog:
         if not waiting and not self._writing:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
         if len(waiting) < MAX_WAITING:
-            waiting.append((time.time(), request_id, method, path, status, seconds, scored))
+            waiting.append((time.time(), request_id, method, path, status, seconds, scored, trace_id))
         else:
             self.dropped += 1
 
     def _line(
-        self, now: float, request_id: str, method: str, path: str, status: int, seconds: float, scored: Scored | None
+        self,
+        now: float,
+        request_id: str,
+        method: str,
+        path: str,
+        status: int,
+        seconds: float,
+        scored: Scored | None,
+        trace_id: str | None,
     ) -> str:
         second = int(now)
         if second != self._second:
@@ -55,11 +71,13 @@ class RequestLog:
         stamp = f"{self._stamp}.{int(now * 1000) % 1000:03d}Z"
         if self._json:
             more = "" if scored is None else ',"model":"{}","version":"{}","records":{},"anomalies":{}'.format(*scored)
+            more += "" if trace_id is None else f',"trace_id":"{trace_id}"'
             return (
                 f'{{"time":"{stamp}","level":"info","event":"request","request_id":"{request_id}","method":"{method}",'
                 f'"path":{path},"status":{status},"ms":{seconds * 1000:.3f}{more}}}\n'
             )
-        more = "" if scored is None else " model={} version={} records={} anomalies={}".format(*scored)
+        more = "" if trace_id is None else f" trace_id={trace_id}"
+        more += "" if scored is None else " model={} version={} records={} anomalies={}".format(*scored)
         return f"{stamp} info {method} {path} {status} {seconds * 1000:.3f} ms request_id={request_id}{more}\n"
 
     def _flush(self) -> None:
@@ -135,10 +153,10 @@ class Lines(logging.Formatter):
 
 
 def configure(log_format: LogFormat) -> None:
-    """Sends the events of the service, and of uvicorn, to standard error in this format."""
+    """Sends the events of the service, of uvicorn and of OpenTelemetry to standard error in this format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(log_format))
-    for name in ("service", "uvicorn"):
+    for name in ("service", "uvicorn", "opentelemetry"):
         there = logging.getLogger(name)
         there.handlers, there.propagate = [handler], False
         there.setLevel(logging.INFO)

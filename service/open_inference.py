@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,8 @@ class Inference:
         body = await read_body(message, receive, self._limit)
         head, width = headers.get(HEADER_LENGTH), live.detector.manifest.width
         rows = estimate_rows(body, width, gzipped) if head is None else max(1, len(body) // (4 * width))
-        answer, parse, queue = await self._scoring.in_background(live, rows, lambda: self._work(live, body, head, gzipped))
+        work = partial(self._work, live, body, head, gzipped)
+        answer, parse, queue = await self._scoring.in_background(live, rows, work, scope["trace"])
         total = perf_counter() - began
         timing = server_timing(parse, queue, answer.inference, total)
         extent = (b"content-length", b"%d" % len(answer.body))

@@ -25,6 +25,7 @@ from service.validation import query
 
 if TYPE_CHECKING:
     from service.app import Service
+    from service.tracing import Trace
 
 JSON = b"application/json"
 NDJSON = b"application/x-ndjson"
@@ -54,6 +55,7 @@ class Scoring:
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
         request_id: str = scope["request_id"]
         self._keys.check_api(headers)
+        trace: Trace | None = scope["trace"]
         content_type = headers.get(b"content-type", JSON)
         if content_type != JSON:
             content_type = media_type(content_type)
@@ -75,7 +77,7 @@ class Scoring:
             body = await read_body(message, receive, self._limit)
         if content_type == ARROW:
             table = tabular.Request(live, body, self._limit, self._max_records, scope["query_string"], gzipped=gzipped)
-            answer, parse, queue = await self.in_background(live, table.rows, table.answer)
+            answer, parse, queue = await self.in_background(live, table.rows, table.answer, trace)
         elif len(body) <= self._inline and not gzipped:
             arrived = perf_counter()
             batch = live.reader.read(body)
@@ -84,9 +86,11 @@ class Scoring:
             self.batcher.submit(live, batch, future)
             answer = await future
             queue = answer.began - arrived - parse
+            if trace is not None:
+                trace.add((arrived + parse, queue), (arrived, parse), (answer.began, answer.inference))
         else:
             rows = estimate_rows(body, live.detector.manifest.width, gzipped)
-            answer, parse, queue = await self.in_background(live, rows, lambda: self._work(live, body, gzipped))
+            answer, parse, queue = await self.in_background(live, rows, lambda: self._work(live, body, gzipped), trace)
         total = perf_counter() - began
         extent = (b"content-length", b"%d" % len(answer.body))
         await send(start(content_type, extent, request_id, server_timing(parse, queue, answer.inference, total)))
@@ -123,6 +127,9 @@ class Scoring:
                     records, anomalies = records + block.answer.records, anomalies + block.answer.anomalies
                     spent = (block.parse, block.began - queued, block.answer.inference)
                     seconds = [sum(pair) for pair in zip(seconds, spent, strict=True)]
+                    if scope["trace"] is not None:
+                        inference = block.answer.began, block.answer.inference
+                        scope["trace"].add((queued, spent[1]), (block.began, block.parse), inference)
                     if not started:
                         timing = server_timing(seconds[0], seconds[1], seconds[2], perf_counter() - began)
                         extent = (b"content-length", b"%d" % len(block.answer.body)) if ended else (b"connection", b"close")
@@ -148,12 +155,16 @@ class Scoring:
         self.observe(*seconds, perf_counter() - began)
         scope["scored"] = (live.name, live.version, records, anomalies)
 
-    async def in_background(self, live: Live, rows: int, work: Callable[[], Done]) -> tuple[Answer, float, float]:
+    async def in_background(
+        self, live: Live, rows: int, work: Callable[[], Done], trace: Trace | None
+    ) -> tuple[Answer, float, float]:
         """The answer that `work` gives in the thread, and the seconds of parsing and of waiting."""
         self.permits.take(rows)
         queued = perf_counter()
         answer, observed, began, parse = await self._run(rows, work)
         batching.count(live, observed)
+        if trace is not None:
+            trace.add((queued, began - queued), (began, parse), (answer.began, answer.inference))
         return answer, parse, began - queued
 
     async def _run(self, rows: int, work: Callable[[], T]) -> T:

@@ -120,6 +120,9 @@ class Settings:
     head_seconds: float = _setting(5.0, _seconds, "time for the head of a request to arrive; then 408 (`serve` only)")
     request_seconds: float = _setting(30.0, _seconds, "time for the whole of a request to arrive; then 408 (`serve` only)")
     shutdown_seconds: int = _setting(30, _whole(0, 3600), "time that requests under way have to finish after SIGTERM")
+    tracing: bool = _setting(
+        False, _truth, "whether requests for scores are traced by OpenTelemetry, as its own variables OTEL_* say (extra `trace`)"
+    )
     log_format: LogFormat = _setting("json", _one_of("json", "text"), "how log lines are written: json or text")
     log_requests: bool = _setting(True, _truth, "whether each request is logged, in one line")
 

@@ -141,7 +141,7 @@ def test_nothing_is_left_of_the_build() -> None:
     assert len(installs) == 3
     assert all("--no-cache-dir" in line for line in installs)
     assert all("-c /constraints.txt" in line and "pip uninstall --yes pip" in line for line in installs if "pip install" in line)
-    assert {extra for line in installs for extra in re.findall(r"\[([\w,]+)\]", line)} == {"cpu,sign", "cuda,sign"}
+    assert {extra for line in installs for extra in re.findall(r"\[([\w,]+)\]", line)} == {"cpu,sign,trace", "cuda,sign,trace"}
 
 
 def test_no_secret_goes_in() -> None:

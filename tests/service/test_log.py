@@ -1,11 +1,16 @@
 """The log: one line a request, which no client can forge."""
 
 import json
+import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.service.conftest import Serve
+from tests.service.test_direct import metrics
+from tests.service.test_http_protocol import POST, serving
+from tests.service.test_tracing import WAYS
 from tests.service.tiny_bundle import GOOD
 
 CapFd = pytest.CaptureFixture[str]
@@ -64,3 +69,46 @@ def test_a_reader_of_the_log_that_is_gone_stops_nothing(serve: Serve, monkeypatc
         client.score({"records": [GOOD]})
     client.app.requests.close()
     assert client.app.requests.dropped == 3
+
+
+def test_what_a_connection_refuses_by_itself_has_its_line_and_count(bundle_dir: Path) -> None:
+    with serving(bundle_dir, head_seconds="0.2", request_seconds="0.4") as server:
+        answers = [
+            server.ask(b"nonsense\r\n\r\n"),
+            server.ask(b"POST /sco"),  # a head that does not go on
+            server.ask(POST + b"Content-Length: 100\r\n\r\n{"),  # a body that does not, on the short way
+            server.ask(POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"),  # and on the long one
+            server.ask(b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n"),
+        ]
+        text = metrics(server)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.stderr is not None
+        lines = [json.loads(line) for line in server.process.stderr.read().splitlines()]
+    statuses = [400, 408, 408, 408, 431]
+    assert [status for status, _, _ in answers] == statuses
+    told = [line for line in lines if line["event"] == "request" and line["path"] != "/metrics"]
+    assert [(line["request_id"], line["status"]) for line in told] == [
+        (document["request_id"], status) for status, _, document in answers
+    ]
+    assert all(0 <= line["ms"] < 20_000 for line in told)
+    assert told[1]["ms"] >= 200
+    for code, n in (("invalid_http", 1), ("request_timeout", 3), ("head_too_large", 1)):
+        assert f'anomaly_errors_total{{code="{code}"}} {n}.0' in text.splitlines()
+    for line in (
+        'anomaly_requests_total{method="OTHER",route="other",status="408"} 1.0',
+        'anomaly_requests_total{method="POST",route="/score",status="408"} 2.0',
+    ):
+        assert line in text.splitlines()
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_every_format_of_records_has_one_line_without_a_value(serve: Serve, capfd: CapFd, log_format: str) -> None:
+    client = serve(log_requests=True, log_format=log_format)
+    for path, _, body, headers, _ in WAYS:
+        client.post(path, content=body, headers={"content-type": "application/json", **headers}).raise_for_status()
+    client.app.requests.close()
+    told = capfd.readouterr().err.splitlines()[2:]  # after those of the start
+    assert len(told) == len(WAYS)
+    for line in told:
+        assert "tiny" in line
+        assert not re.search(r"12\.5|2026-03-02T14:30:00|\bde\b", line)
