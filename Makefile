@@ -42,7 +42,7 @@ demo: install  ## train on example payments, serve, score, and show the answers 
 	$(BIN)/python -m training.demo
 
 docs: install  ## the documentation as a site in .site, links checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open .site/index.html"
 
 openapi: install  ## write docs/openapi.json anew, after a change of the interface

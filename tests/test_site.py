@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,15 @@ from training import example
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_site_builds_with_no_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
-    )
+def build(site: Path, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The documentation of a repository as a site. With --quiet, mkdocs would count no warning."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_site_builds_with_no_warning_and_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
+    done = build(tmp_path / "site")
     assert done.returncode == 0, done.stdout + done.stderr
     pages = {str(page.relative_to(tmp_path / "site")) for page in (tmp_path / "site").rglob("*.html")}
     meant = {
@@ -33,9 +38,24 @@ def test_the_site_builds_with_no_warning(tmp_path: Path) -> None:
     }
     assert meant | {"index.html", "bundle.html", "changelog.html", "contributing.html"} <= pages
     assert "<math" in (tmp_path / "site" / "scoring.html").read_text()
-    start = (tmp_path / "site" / "index.html").read_text()
-    assert 'href="scoring.html"' in start  # README's link to docs/scoring.md
-    assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', start)
+    assert 'href="scoring.html"' in (tmp_path / "site" / "index.html").read_text()  # README's link to docs/scoring.md
+    for page in pages:
+        text = (tmp_path / "site" / page).read_text()
+        assert not re.search(r'<(?:script|link|img|iframe|source|use)\b[^>]+(?:src|href)="(?:https?:)?//', text), page
+        assert 'class="mermaid"' not in text, page  # for which the theme loads a script
+
+
+def test_a_link_to_a_page_that_is_not_there_stops_the_build(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for name in ("mkdocs.yml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "models/README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    with open(tmp_path / "docs" / "api.md", "a") as page:
+        page.write("\n[nothing](nothing.md) and [no such heading](client.md#none)\n")
+    done = build(tmp_path / "site", tmp_path)
+    assert done.returncode == 1
+    assert "contains a link 'nothing.md'" in done.stderr
+    assert "'client.md#none'" in done.stderr + done.stdout
 
 
 def test_the_tracked_openapi_document_is_what_the_service_says() -> None:

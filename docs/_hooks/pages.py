@@ -1,4 +1,6 @@
-"""mkdocs: pages that stand outside docs/ become pages of the site, links between files links between pages, formulas MathML."""
+"""mkdocs: pages that stand outside docs/ become pages of the site, links between files links between pages, formulas MathML,
+diagrams part of their page, so that they follow its theme.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,19 @@ SOURCES = {page: source for source, page in OUTSIDE.items()}
 FENCES = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"(`[^`\n]+`)")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
+IMAGE = re.compile(r'<img alt="[^"]*" src="([^":]+\.svg)" ?/?>')
+ALONE = re.compile(r'<style class="alone">.*?</style>', re.DOTALL)  # the colours of a diagram that is looked at by itself
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
+
+
+def on_config(config: Any) -> Any:
+    """Lists the decisions, where the navigation has an empty list for them."""
+    pages = [f"decisions/{page.name}" for page in sorted((ROOT / "docs" / "decisions").glob("0*.md"))]
+    for chapter in config.nav:
+        for entry in next(iter(chapter.values())):
+            if isinstance(entry, dict) and entry.get("Decisions") == []:
+                entry["Decisions"] = ["decisions/README.md", *pages]
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -53,6 +67,17 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
     parts = FENCES.split(markdown)
     return "".join(part if i % 2 else drawn(LINK.sub(moved, part)) for i, part in enumerate(parts))
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Puts every diagram into its page."""
+    folder = (ROOT / "docs" / page.file.src_uri).parent
+
+    def inside(found: re.Match[str]) -> str:
+        drawing = ALONE.sub("", (folder / found[1]).read_text(encoding="utf-8"))
+        return f'<div style="overflow-x: auto"><div style="min-width: 640px">{drawing}</div></div>'  # scrolls on a phone
+
+    return IMAGE.sub(inside, html)
 
 
 def _mathml(found: re.Match[str]) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from service.app import create_app
 from service.settings import Settings
@@ -21,19 +20,6 @@ from tests.service.tiny_bundle import GOOD, ODD
 
 SIZES = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 390), "phone-dark": ("dark", 390)}
 SCREENSHOTS = os.environ.get("ANOMALY_SCREENSHOTS")  # read here: tests run without the settings of whoever runs them
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium as the machine has it, or as `playwright install chromium` brought it."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_playwright() as playwright:
-        try:
-            chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except Error as error:
-            pytest.skip(f"no Chromium: apt-get install chromium, or playwright install chromium ({str(error).splitlines()[0]})")
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
