@@ -42,6 +42,8 @@ DATETIME_PARTS = ("hour", "weekday", "month")
 class BundleError(Exception):
     """A bundle cannot be used; the text says which, what was found and what to do."""
 
+    stage = "files"  # how far it came: what is read and verified; trial, in a process of its own; proof, of its golden records
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

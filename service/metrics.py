@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -102,6 +102,7 @@ class Metrics(Collector):
         self.requests: Counter[tuple[str, str, int]] = Counter()  # (route, method, status)
         self.errors: Counter[str] = Counter()  # by code
         self.reloads: Counter[tuple[str, str]] = Counter()  # (model, loaded or refused)
+        self.refusals: Counter[tuple[str, str]] = Counter()  # (model, stage at which its bundle was refused)
         self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
         self.models: dict[tuple[str, str], ModelCounts] = {}  # by name and version, those loaded
         self.retired: OrderedDict[tuple[str, str], ModelCounts] = OrderedDict()  # those no longer loaded
@@ -112,6 +113,7 @@ class Metrics(Collector):
         self.shadow_up: Callable[[], tuple[str, str, bool] | None] = lambda: None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)  # of the process: memory, CPU time, open files
 
     def counts(self, model: str, version: str) -> ModelCounts:
         """The counts of a version, from now on in the text; of one that was forgotten and is retained, they go on."""
@@ -136,6 +138,10 @@ class Metrics(Collector):
             while len(self.comparisons) > COMPARISONS:
                 self.comparisons.popitem(last=False)
         return self.comparisons[key]
+
+    def families(self) -> Iterator[Any]:
+        """Every family, those of the process included."""
+        yield from self._registry.collect()
 
     def text(self) -> bytes:
         """The Prometheus text."""
@@ -165,7 +171,10 @@ class Metrics(Collector):
         queue = GaugeMetricFamily(
             "anomaly_queue_rows", "Rows waiting for, or in, the background thread.", value=self.queue_rows()
         )
-        yield from (reloads, info, queue)
+        refusals = CounterMetricFamily("anomaly_refusals", "Bundles refused, by how far they came.", labels=["model", "stage"])
+        for labels, n in self.refusals.items():
+            refusals.add_metric(list(labels), n)
+        yield from (reloads, refusals, info, queue)
         yield from self._collect_shadow()
 
     def _collect_models(self) -> Iterator[Any]:

@@ -167,7 +167,7 @@ class Registry:
                 try:
                     self._pinned[key] = await self._load(name, version)
                 except BundleError as error:
-                    self._note_refusal(name, version, str(error))
+                    self._note_refusal(name, version, error)
                     raise self._not_ready(f"Version {version} of model '{name}' cannot be used.", {}) from None
                 while len(self._pinned) > self._settings.cached_versions:
                     self._forget(self._pinned.popitem(last=False)[1])
@@ -225,7 +225,7 @@ class Registry:
                 self._refused.pop(name, None)
             except BundleError as error:
                 self._refused[name] = written, str(error)
-                self._note_refusal(name, version, str(error))
+                self._note_refusal(name, version, error)
                 raise
             return live
 
@@ -269,9 +269,10 @@ class Registry:
     def _forget(self, live: Live) -> None:
         self._metrics.forget(live.name, live.version)
 
-    def _note_refusal(self, name: str, version: str, reason: str) -> None:
+    def _note_refusal(self, name: str, version: str, error: BundleError) -> None:
         self._metrics.reloads[name, "refused"] += 1
-        log.event(logging.ERROR, "bundle refused", model=name, version=version, reason=reason)
+        self._metrics.refusals[name, error.stage] += 1
+        log.event(logging.ERROR, "bundle refused", model=name, version=version, stage=error.stage, reason=str(error))
 
     @staticmethod
     def _not_ready(detail: str, refused: dict[str, tuple[int, str]]) -> Problem:
@@ -293,18 +294,23 @@ class Registry:
 
 def load(models_dir: Path, name: str, version: str, settings: Settings, tried: bool) -> Live:
     """Reads, verifies, loads and proves one version, where `tried` in a process of its own first. Raises BundleError."""
-    folder = models_dir / check_name(name) / check_name(version, "version")
+    folder, stage = models_dir / check_name(name) / check_name(version, "version"), BundleError.stage
     try:
         bundle = read_bundle(folder, trusted=settings.trusted_keys)
         if bundle.manifest.name != name:
             raise BundleError(f"{folder}: its manifest is of another model, '{bundle.manifest.name}'")
         if tried and settings.trial_seconds:
+            stage = "trial"
             trial.attempt(bundle, settings.trial_seconds)
+        stage = "proof"
         return Live(Detector(bundle, settings.provider), settings)
-    except BundleError:
+    except BundleError as error:
+        error.stage = stage
         raise
     except Exception as error:  # whatever a bundle brings about is a reason to refuse it
-        raise BundleError(f"{folder}: it cannot be loaded: {type(error).__name__}") from error
+        refused = BundleError(f"{folder}: it cannot be loaded: {type(error).__name__}")
+        refused.stage = stage
+        raise refused from error
 
 
 def _written(path: Path) -> int:

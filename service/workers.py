@@ -33,7 +33,8 @@ FOLDER = "_ANOMALY_WORKERS"  # the environment variable by which `serve` tells i
 MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there is made by mkdtemp, for this user alone
 WRITE_SECONDS = 1.0
 RETAINED = 8  # versions no longer loaded of which a process goes on to tell: others may still have them
-SUMMED_GAUGES = frozenset({"anomaly_queue_rows"})  # of any other gauge the largest value is told
+AMOUNTS = ("anomaly_queue_rows", "process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds")
+SUMMED_GAUGES = frozenset(AMOUNTS)  # of any other gauge the largest value is told
 Labels = tuple[tuple[str, str], ...]
 Families = dict[str, tuple[str, str, dict[tuple[str, Labels], float]]]  # by name: help, type, value by sample and labels
 
@@ -91,7 +92,7 @@ class Workers:
     async def write(self) -> None:
         """Writes what this process has counted by now. Raises OSError."""
         async with self._one_at_a_time:
-            told = _families(self._metrics.collect())
+            told = _families(self._metrics.families())
             if told != self._written:
                 await asyncio.to_thread(_write, self._path, add([self._base, told]))
                 self._written = told

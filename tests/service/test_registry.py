@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service import promotion
+from service.__main__ import main
 from service.manifest import BundleError, current_version
 from tests.service.client import check_problem, until
 from tests.service.conftest import Serve
@@ -46,6 +47,16 @@ def test_polling_takes_up_a_new_version(serve: Serve, models_dir: Path) -> None:
     assert client.score(BODY)["version"] == NEW
 
 
+def test_a_running_service_follows_the_commands(serve: Serve, models_dir: Path) -> None:
+    publish(models_dir, version=NEW)
+    client = serve(models_dir=models_dir, reload_seconds=0.01)
+    assert client.score(BODY)["version"] == NEW
+    for command, version in ((["rollback", "tiny"], OLD), (["promote", "tiny", NEW], NEW)):
+        assert main([*command, "--models-dir", str(models_dir)]) == 0
+        client.run(until(lambda version=version: client.app.registry.default().version == version))
+        assert client.score(BODY)["version"] == version
+
+
 def test_a_model_published_later_makes_the_service_ready(serve: Serve, tmp_path: Path) -> None:
     client = serve(models_dir=tmp_path / "later")
     assert client.get("/health").status_code == 503
@@ -72,8 +83,27 @@ def test_a_damaged_bundle_is_refused_and_the_old_one_serves_on(admin: Any, model
     assert file in document["detail"]
     assert admin.score(BODY) == before
     assert admin.get("/health").json()["refused"] == ["tiny"]
-    assert 'anomaly_reloads_total{model="tiny",result="refused"} 1.0' in admin.get("/metrics").text
+    text = admin.get("/metrics").text
+    assert 'anomaly_reloads_total{model="tiny",result="refused"} 1.0' in text
+    assert 'anomaly_refusals_total{model="tiny",stage="files"} 1.0' in text
     check_problem(admin.post(f"/models/tiny/versions/{NEW}/score", json=BODY), 503, "not_ready")
+
+
+@pytest.mark.parametrize(("what", "stage"), [("service.registry.trial.attempt", "trial"), ("service.registry.Detector", "proof")])
+@pytest.mark.parametrize("error", [BundleError("it is none"), RuntimeError("it is none")])
+def test_a_refusal_is_counted_by_how_far_the_bundle_came(
+    serve: Serve, models_dir: Path, monkeypatch: pytest.MonkeyPatch, what: str, stage: str, error: Exception
+) -> None:
+    admin = serve(models_dir=models_dir, admin_keys=("root",), trial_seconds=20.0 if stage == "trial" else 0.0)
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    publish(models_dir, version=NEW)
+    monkeypatch.setattr(what, refuse)
+    check_problem(reload(admin), 409, "bundle_refused")
+    assert f'anomaly_refusals_total{{model="tiny",stage="{stage}"}} 1.0' in admin.get("/metrics").text
+    assert admin.score(BODY)["version"] == OLD
 
 
 def test_a_refused_version_is_not_tried_again_until_current_is_written_again(admin: Any, models_dir: Path) -> None:

@@ -74,7 +74,13 @@ def test_counts_are_summed_and_gauges_by_their_rule(tmp_path: Path) -> None:
 
 def test_of_one_process_the_text_is_the_same(tmp_path: Path) -> None:
     metrics, worker = one(tmp_path, 3)
-    assert samples(asyncio.run(worker.text()).decode()) == samples(metrics.text().decode())
+    mine, alone = samples(asyncio.run(worker.text()).decode()), samples(metrics.text().decode())
+    assert mine.keys() == alone.keys()
+    assert mine["process_resident_memory_bytes", frozenset()] > 1e6
+    changing = {name for name, _ in mine if name.startswith("process_")}
+    assert {key: n for key, n in mine.items() if key[0] not in changing} == {
+        key: n for key, n in alone.items() if key[0] not in changing
+    }
 
 
 def test_whoever_is_asked_next_tells_no_less(tmp_path: Path) -> None:
