@@ -66,7 +66,6 @@ class Workers:
         self._lock, self._path = _take_place(folder)
         self._base = {name: told for name, told in _read(self._path).items() if told[1] != "gauge"}
         self._one_at_a_time = asyncio.Lock()
-        self._written: Families | None = None
         self._timer: asyncio.Task[None] | None = None
 
     @classmethod
@@ -93,9 +92,7 @@ class Workers:
         """Writes what this process has counted by now. Raises OSError."""
         async with self._one_at_a_time:
             told = _families(self._metrics.families())
-            if told != self._written:
-                await asyncio.to_thread(_write, self._path, add([self._base, told]))
-                self._written = told
+            await asyncio.to_thread(_write, self._path, add([self._base, told]))
 
     async def text(self) -> bytes:
         """The Prometheus text of all workers; its own numbers are of now, the others' at most WRITE_SECONDS old.
