@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 from service.calibration import UnsupportedAlphaError
 from service.detector import Scores
 from service.errors import FieldError, Problem
+from service.limits import too_late
 from service.records import Batch
 from service.registry import Live
 
 MAX_ROWS = 256  # in one run on the event loop, which /health waits for
+LEAST = 1024  # bytes that the smallest request counts for: it costs as much as four records more
+STEADY = 128 << 10  # bytes a turn when too much comes: some 15 ms of work
+BURST = 512 << 10  # bytes a turn otherwise
+OVERLOADED = 0.1  # seconds of turns above STEADY that are no burst any more
+IDLE = 0.01  # seconds without work that end an overload
 
 
 @dataclass(slots=True)
@@ -134,56 +140,106 @@ class Waiter(Protocol):
         """Takes what kept it from being given."""
 
 
-Waiting = tuple[Live, Batch, Waiter]
+class Waiting(NamedTuple):
+    """A request that has been read and is to be scored at the end of this turn of the event loop."""
+
+    live: Live
+    batch: Batch
+    waiter: Waiter
+    deadline: float  # of perf_counter
+    cost: int  # bytes
 
 
 class Batcher:
-    """Gathers the small requests of a turn of the event loop."""
+    """Gathers the small requests of a turn of the event loop, and refuses those that are too many.
+
+    Work is counted in bytes of bodies, which are known before anything is read: JSON and graph cost about as much a byte for few
+    and for many features. A burst is let in. Where turns have been too full for OVERLOADED seconds it is no burst any more, and
+    a turn takes no more than STEADY: so an answer, and a refusal, waits for two short turns at most.
+    """
 
     def __init__(self) -> None:
         self._waiting: list[Waiting] = []
+        self._bytes, self._limit = 0, BURST  # of this turn
+        self._refused = self._scheduled = False
+        self._calm_at = self._ended_at = 0.0  # when all that came was STEADY or less; when the last turn ended
 
-    def submit(self, live: Live, batch: Batch, waiter: Waiter) -> None:
-        """Answers a request: of records with the default options at the end of this turn, any other at once."""
-        if not batch.usual:
-            _answer_each([(live, batch, waiter)])
-            return
-        if not self._waiting:
+    def admit(self, length: int) -> int:
+        """Lets a body of so many bytes in, before it is read, or raises the 429. Returns what it counts for."""
+        cost = length if length > LEAST else LEAST
+        if not self._scheduled:
+            self._scheduled = True
             asyncio.get_running_loop().call_soon(self._drain)
-        self._waiting.append((live, batch, waiter))
+            now = perf_counter()
+            if now - self._ended_at > IDLE:
+                self._calm_at, self._limit = now, BURST
+        elif self._bytes + cost > self._limit:
+            self._refused = True
+            raise Problem("queue_full", "More requests come than can be scored: send again later.", headers={"Retry-After": "1"})
+        self._bytes += cost
+        return cost
+
+    def submit(self, live: Live, batch: Batch, waiter: Waiter, deadline: float, cost: int) -> None:
+        """Answers a request that was admitted at this cost, at the end of this turn."""
+        self._waiting.append(Waiting(live, batch, waiter, deadline, cost))
 
     def _drain(self) -> None:
         """Scores what waits for the first one's model, MAX_ROWS at most; the rest in the next turn."""
-        live, taken, left, rows = self._waiting[0][0], list[Waiting](), list[Waiting](), 0
+        now = perf_counter()
+        if self._bytes <= STEADY and not self._refused:
+            self._calm_at = now
+        self._limit, self._refused = BURST if now - self._calm_at < OVERLOADED else STEADY, False
+        taken = self._take()
+        self._bytes = sum([waiting.cost for waiting in self._waiting])
+        self._scheduled = bool(self._waiting)
+        if self._scheduled:
+            asyncio.get_running_loop().call_soon(self._drain)
+        together = list[Waiting]()
+        for waiting in taken:
+            if waiting.waiter.done():  # its client has gone
+                continue
+            if waiting.deadline < now:
+                waiting.waiter.set_exception(too_late())
+            elif waiting.batch.usual:
+                together.append(waiting)
+            else:
+                _answer(waiting)
+        if len(together) > 1:
+            _answer_together(together)
+        elif together:
+            _answer(together[0])
+        self._ended_at = perf_counter()
+
+    def _take(self) -> list[Waiting]:
+        live, taken, left, rows = self._waiting[0].live if self._waiting else None, list[Waiting](), list[Waiting](), 0
         for waiting in self._waiting:
-            if waiting[0] is live and rows < MAX_ROWS:
-                rows += len(waiting[1].rows)
+            if waiting.live is live and rows < MAX_ROWS:
+                rows += len(waiting.batch.x)
                 taken.append(waiting)
             else:
                 left.append(waiting)
         self._waiting = left
-        if left:
-            asyncio.get_running_loop().call_soon(self._drain)
-        taken = [waiting for waiting in taken if not waiting[2].done()]  # done: its client has gone
-        if len(taken) > 1:
-            try:
-                answers, observed = answer_together(live, [batch for _, batch, _ in taken])
-            except Exception:  # noqa: BLE001 - whose fault it is shows when each is scored alone
-                _answer_each(taken)
-                return
-            count(live, observed)
-            for (_, _, waiter), told in zip(taken, answers, strict=True):
-                waiter.set_result(told)
-        else:
-            _answer_each(taken)
+        return taken
 
 
-def _answer_each(taken: Sequence[Waiting]) -> None:
-    for live, batch, waiter in taken:
-        try:
-            told, observed = answer(live, batch)
-        except Exception as error:  # noqa: BLE001 - whoever waits learns of it
-            waiter.set_exception(error)
-        else:
-            count(live, observed)
-            waiter.set_result(told)
+def _answer_together(taken: Sequence[Waiting]) -> None:
+    live = taken[0].live
+    try:
+        answers, observed = answer_together(live, [waiting.batch for waiting in taken])
+    except Exception:  # noqa: BLE001 - whose fault it is shows when each is scored alone
+        for waiting in taken:
+            _answer(waiting)
+        return
+    count(live, observed)
+    for waiting, told in zip(taken, answers, strict=True):
+        waiting.waiter.set_result(told)
+
+
+def _answer(waiting: Waiting) -> None:
+    try:
+        told, observed = answer(waiting.live, waiting.batch)
+    except Exception as error:  # noqa: BLE001 - whoever waits learns of it
+        waiting.waiter.set_exception(error)
+    else:
+        count(waiting.live, observed)
+        waiting.waiter.set_result(told)

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.batching import Answer
 from service.errors import Problem
-from service.limits import CLIENT_GONE
+from service.limits import CLIENT_GONE, deadline, too_late
 from service.registry import Live
 from service.scoring import JSON, ROUTES, server_timing
 
@@ -33,6 +33,7 @@ class Exchange:
     __slots__ = (
         "_arrived",
         "_began",
+        "_deadline",
         "_live",
         "_parse",
         "_path",
@@ -51,9 +52,19 @@ class Exchange:
     response_started = False  # head and body leave together
 
     def __init__(
-        self, protocol: Any, service: Service, live: Live, route: str, path: str, request_id: str, trace: Trace | None
+        self,
+        protocol: Any,
+        service: Service,
+        live: Live,
+        route: str,
+        path: str,
+        request_id: str,
+        began: float,
+        deadline: float,
+        trace: Trace | None,
     ) -> None:
-        self._began = self._arrived = perf_counter()
+        self._began = self._arrived = began
+        self._deadline = deadline
         self._parse = 0.0
         self._protocol, self._service, self._live = protocol, service, live
         self._route, self._path, self.request_id, self._trace = route, path, request_id, trace
@@ -64,13 +75,17 @@ class Exchange:
     def complete(self) -> None:
         """The body is whole: it is read now, and scored with those that came in the same turn of the event loop."""
         self._arrived = perf_counter()
+        batcher = self._service.scoring.batcher
         try:
+            if self._deadline < self._arrived:
+                raise too_late()
+            cost = batcher.admit(len(self.body))
             batch = self._live.reader.read(self.body)
         except Exception as error:  # noqa: BLE001 - told to the client as far as it may know
             self.set_exception(error)
             return
         self._parse = perf_counter() - self._arrived
-        self._service.scoring.batcher.submit(self._live, batch, self)
+        batcher.submit(self._live, batch, self, self._deadline, cost)
 
     def done(self) -> bool:
         """Whether nobody waits for the answer any more."""
@@ -135,11 +150,13 @@ def begin(protocol: Any, service: Service) -> Exchange | None:
         or not (before is None or before.response_complete)
     ):
         return None
+    began = perf_counter()
     try:
         service.keys.check_api(headers)
+        until = deadline(headers, began)
         live = service.registry.default() if model is None else service.registry.get(model[1].decode())
     except Problem:
         return None
     route, path = (ROUTES[0], '"/score"') if model is None else (ROUTES[1], f'"{url.decode()}"')
     trace = None if service.tracing is None else service.tracing.begin(headers)
-    return Exchange(protocol, service, live, route, path, service.request_id(headers), trace)
+    return Exchange(protocol, service, live, route, path, service.request_id(headers), began, until, trace)

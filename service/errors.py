@@ -43,6 +43,7 @@ CODES: dict[str, tuple[int, str]] = {
     "internal_error": (500, "Internal error"),
     "not_ready": (503, "Not ready"),
     "shutting_down": (503, "Shutting down"),
+    "deadline_exceeded": (503, "Too late for the client"),
 }
 # What the framework itself refuses, by status.
 FRAMEWORK = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}

@@ -1,16 +1,22 @@
-"""What a request may cost: bytes of body, and rows in the queue."""
+"""What a request may cost: bytes of body, rows in the queue, and how long its client waits for it."""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 
 from starlette.types import Message, Receive
 
-from service.errors import Problem
+from service.errors import FieldError, Problem
 
 INFLATE_STEP = 1 << 16
 CLIENT_GONE = 499  # what the log and the metrics say of a request whose client left; nobody receives it
+
+
+TIMEOUT = b"x-request-timeout-ms"
+MILLISECONDS = re.compile(rb"[0-9]{1,9}")
+NEVER = float("inf")
 
 
 class ClientGoneError(Exception):
@@ -40,6 +46,23 @@ class Permits:
     def give_back(self, rows: int) -> None:
         """Returns what was taken."""
         self.taken -= rows
+
+
+def deadline(headers: Mapping[bytes, bytes], began: float) -> float:
+    """The time by which a request that began then is of use to its client, by its X-Request-Timeout-Ms; raises the 422."""
+    sent = headers.get(TIMEOUT)
+    if sent is None:
+        return NEVER
+    if not MILLISECONDS.fullmatch(sent):
+        problem = FieldError("X-Request-Timeout-Ms", "must be whole milliseconds, 0 to 999999999")
+        raise Problem("invalid_request", "The header X-Request-Timeout-Ms cannot be read.", [problem])
+    return began + int(sent) / 1000
+
+
+def too_late() -> Problem:
+    """The 503 of a request whose time is over before anything was computed for it."""
+    detail = "The time in X-Request-Timeout-Ms was over before the request could be scored: nothing was computed for it."
+    return Problem("deadline_exceeded", detail, headers={"Retry-After": "1"})
 
 
 async def read_body(message: Message, receive: Receive, limit: int) -> bytes:

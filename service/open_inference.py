@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from service import batching, open_inference_request
 from service.batching import Answer, Observed
 from service.errors import Problem
-from service.limits import ClientGoneError, check_length, inflate, read_body
+from service.limits import ClientGoneError, check_length, deadline, inflate, read_body
 from service.registry import Live
 from service.scoring import JSON, Done, estimate_rows, is_gzip, part, server_timing, start
 from service.tensors import write
@@ -42,6 +42,7 @@ class Inference:
             raise Problem("unsupported_media_type", f"Send {JSON.decode()} or {BINARY.decode()}.")
         gzipped = is_gzip(headers.get(b"content-encoding", b""))
         check_length(headers, self._limit)
+        until = deadline(headers, began)
         live = scope["live"] = await self._find(scope["path"])
         if self._scoring.permits.taken >= self._scoring.permits.rows:
             self._scoring.permits.take(1)  # full: says so before the body is read
@@ -52,7 +53,7 @@ class Inference:
         head, width = headers.get(HEADER_LENGTH), live.detector.manifest.width
         rows = estimate_rows(body, width, gzipped) if head is None else max(1, len(body) // (4 * width))
         work = partial(self._work, live, body, head, gzipped)
-        answer, parse, queue = await self._scoring.in_background(live, rows, work, scope["trace"])
+        answer, parse, queue = await self._scoring.in_background(live, rows, work, until, scope["trace"])
         total = perf_counter() - began
         timing = server_timing(parse, queue, answer.inference, total)
         extent = (b"content-length", b"%d" % len(answer.body))

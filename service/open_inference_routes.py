@@ -13,7 +13,7 @@ from service.manifest import DATETIME_PARTS, Feature
 from service.open_inference_request import MORE_OUTPUTS, OUTPUTS
 from service.registry import Live
 from service.routes import App, needs_key, why_unavailable
-from service.schemas import REFERENCE, ProblemDocument, problems
+from service.schemas import REFERENCE, TIMEOUT_HEADER, ProblemDocument, problems
 
 router = APIRouter(tags=["open inference protocol"])
 TENSOR = "x"
@@ -176,7 +176,7 @@ def infer_operation() -> tuple[dict[str, Any], dict[str, Any]]:
         "summary": "Score tensors",
         "description": "Open Inference Protocol v2. The scores are those of POST /score. Also with Content-Encoding: gzip.",
         "security": [{}, {"bearer": []}, {"apiKey": []}],
-        "parameters": [length],
+        "parameters": [length, TIMEOUT_HEADER],
         "requestBody": {
             "required": True,
             "content": {JSON: {"schema": {"$ref": REFERENCE.format(model="InferRequest")}}, BINARY: raw},

@@ -12,6 +12,7 @@ from service.manifest import Dropped, Feature, Kind, Manifest, ScoreKind
 
 REFERENCE = "#/components/schemas/{model}"
 PROBLEM_TYPE = "application/problem+json"
+RETRY = (429, 503)  # their answers say when to come back
 
 
 class ErrorPlace(BaseModel):
@@ -100,6 +101,7 @@ class Health(BaseModel):
     model: str | None = Field(description="the default model, null where there are several and none is the default")
     version: str | None
     provider: str | None
+    gpu_lost: str | None = Field(description="why scores come from the CPU although there is a GPU; null where nothing is lost")
     uptime_s: float
     last_score_age_s: float
     queue_rows: int
@@ -203,6 +205,14 @@ def request_model(manifest: Manifest | None) -> type[BaseModel]:
     )
 
 
+TIMEOUT_HEADER: dict[str, Any] = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "how long the client waits; a request that is older before it is scored gets 503 deadline_exceeded",
+    "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+}
+
+
 def score_operation(manifest: Manifest | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The OpenAPI operation of POST /score, and the schemas that it and the other operations refer to."""
     request = request_model(manifest)
@@ -214,6 +224,7 @@ def score_operation(manifest: Manifest | None) -> tuple[dict[str, Any], dict[str
         "summary": "Score records",
         "description": "Anomaly scores, conformal p-values, verdicts and reasons. Also with Content-Encoding: gzip.",
         "security": [{}, {"bearer": []}, {"apiKey": []}],
+        "parameters": [TIMEOUT_HEADER],
         "requestBody": {
             "required": True,
             "content": {
@@ -251,6 +262,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         str(status): {
             "description": "; ".join(f"{code}: {title}" for code, (of, title) in CODES.items() if of == status) or "Error",
             "content": content,
+            **(
+                {"headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}} if status in RETRY else {}
+            ),
         }
         for status in statuses
     }

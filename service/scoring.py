@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service import batching, log, tabular
 from service.batching import Answer, Batcher, Observed
 from service.errors import Problem, internal_error
-from service.limits import ClientGoneError, Permits, check_length, inflate, read_body
+from service.limits import ClientGoneError, Permits, check_length, deadline, inflate, read_body, too_late
 from service.metrics import STAGES
 from service.registry import Live
 from service.streams import BLOCK, Lines, Pieces, Stream
@@ -62,6 +62,7 @@ class Scoring:
         encoding = headers.get(b"content-encoding")
         gzipped = encoding is not None and is_gzip(encoding)
         length = check_length(headers, self._limit)
+        until = deadline(headers, began)
         path = scope["path"]
         live = scope["live"] = self._registry.default() if path == "/score" else await self._find(path)
         if length > self._inline and self.permits.taken >= self.permits.rows:
@@ -70,27 +71,29 @@ class Scoring:
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         if content_type == NDJSON:
-            await self._stream(scope, Pieces(message, receive, self._limit), send, live, gzipped, began)
+            await self._stream(scope, Pieces(message, receive, self._limit), send, live, gzipped, began, until)
             return
         body = message["body"]
         if message["more_body"] or len(body) > self._limit:
             body = await read_body(message, receive, self._limit)
         if content_type == ARROW:
             table = tabular.Request(live, body, self._limit, self._max_records, scope["query_string"], gzipped=gzipped)
-            answer, parse, queue = await self.in_background(live, table.rows, table.answer, trace)
+            answer, parse, queue = await self.in_background(live, table.rows, table.answer, until, trace)
         elif len(body) <= self._inline and not gzipped:
             arrived = perf_counter()
+            cost = self.batcher.admit(len(body))
             batch = live.reader.read(body)
             parse = perf_counter() - arrived
             future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-            self.batcher.submit(live, batch, future)
+            self.batcher.submit(live, batch, future, until, cost)
             answer = await future
             queue = answer.began - arrived - parse
             if trace is not None:
                 trace.add((arrived + parse, queue), (arrived, parse), (answer.began, answer.inference))
         else:
             rows = estimate_rows(body, live.detector.manifest.width, gzipped)
-            answer, parse, queue = await self.in_background(live, rows, lambda: self._work(live, body, gzipped), trace)
+            work = partial(self._work, live, body, gzipped)
+            answer, parse, queue = await self.in_background(live, rows, work, until, trace)
         total = perf_counter() - began
         extent = (b"content-length", b"%d" % len(answer.body))
         await send(start(content_type, extent, request_id, server_timing(parse, queue, answer.inference, total)))
@@ -107,7 +110,9 @@ class Scoring:
         parts = path.split("/")  # "", "models", name, "score", or with "versions", version in between
         return self._registry.get(parts[2]) if len(parts) == 4 else await self._registry.get_version(parts[2], parts[4])
 
-    async def _stream(self, scope: Scope, pieces: Pieces, send: Send, live: Live, gzipped: bool, began: float) -> None:
+    async def _stream(
+        self, scope: Scope, pieces: Pieces, send: Send, live: Live, gzipped: bool, began: float, until: float
+    ) -> None:
         """Answers a stream of lines. A problem is the whole answer if no result was sent yet; else it is the last line."""
         alpha, _, explain = query(scope["query_string"], ("alpha", "explain"))
         stream = Stream(live, Lines(self._limit, gzipped=gzipped), self._max_records, alpha, explain)
@@ -119,7 +124,7 @@ class Scoring:
                 last = pieces.given_out
                 take(BLOCK)
                 take, queued = self.permits.take_more, perf_counter()
-                block = await self._run(BLOCK, partial(stream.work, piece, last=last))
+                block = await self._run(BLOCK, partial(stream.work, piece, last=last), until)
                 exhausted = block.exhausted
                 ended = last and exhausted
                 if block.answer is not None and block.observed is not None:
@@ -156,21 +161,27 @@ class Scoring:
         scope["scored"] = (live.name, live.version, records, anomalies)
 
     async def in_background(
-        self, live: Live, rows: int, work: Callable[[], Done], trace: Trace | None
+        self, live: Live, rows: int, work: Callable[[], Done], until: float, trace: Trace | None
     ) -> tuple[Answer, float, float]:
-        """The answer that `work` gives in the thread, and the seconds of parsing and of waiting."""
+        """The answer that `work` gives in the thread, and the seconds of parsing and of waiting. Raises the 503 after `until`."""
         self.permits.take(rows)
         queued = perf_counter()
-        answer, observed, began, parse = await self._run(rows, work)
+        answer, observed, began, parse = await self._run(rows, work, until)
         batching.count(live, observed)
         if trace is not None:
             trace.add((queued, began - queued), (began, parse), (answer.began, answer.inference))
         return answer, parse, began - queued
 
-    async def _run(self, rows: int, work: Callable[[], T]) -> T:
-        """What work gives in the thread. Rows, which are permitted, stay so until the thread has done with them."""
+    async def _run(self, rows: int, work: Callable[[], T], until: float) -> T:
+        """What work gives in the thread, unless it is too late. Rows stay permitted until the thread has done with them."""
+
+        def in_time() -> T:
+            if until < perf_counter():
+                raise too_late()
+            return work()
+
         try:
-            running = self._background.submit(work)
+            running = self._background.submit(in_time)
         except BaseException:
             self.permits.give_back(rows)
             raise

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from service.batching import MAX_ROWS
+from service.limits import NEVER
 from tests.service.client import Client
 from tests.service.conftest import Serve
 from tests.service.tiny_bundle import GOOD, ODD, publish
@@ -102,7 +103,8 @@ def test_a_model_that_raises_is_told_to_whoever_waits_for_it(serve: Serve, monke
 
     async def ask() -> BaseException | None:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        client.app.scoring.batcher.submit(live, live.reader.read(b'{"records":[{"amount":1}]}'), future)
+        batcher, body = client.app.scoring.batcher, b'{"records":[{"amount":1}]}'
+        batcher.submit(live, live.reader.read(body), future, NEVER, batcher.admit(len(body)))
         await asyncio.wait([future])
         return future.exception()
 

@@ -3,10 +3,15 @@
 import asyncio
 import json
 import threading
+from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from service import batching
+from service.batching import BURST, LEAST, STEADY, Batcher
+from service.errors import Problem
 from service.limits import ClientGoneError, Permits, read_body
 from service.records import Batch
 from service.scoring import estimate_rows
@@ -14,6 +19,7 @@ from tests.service.client import check_problem, until
 from tests.service.conftest import Serve
 from tests.service.tiny_bundle import GOOD, NUMBERS, publish
 
+SMALL = {"records": [GOOD]}
 LARGE = {"records": [GOOD] * 500}
 
 
@@ -44,6 +50,72 @@ def test_a_full_queue_is_a_429_at_once(serve: Serve, monkeypatch: pytest.MonkeyP
     client.run(overload())
     assert client.app.scoring.permits.taken == 0
     assert client.post("/score", json=LARGE).status_code == 200
+
+
+@pytest.mark.parametrize(("body", "status"), [(SMALL, 200), ({"records": [{"amount": "wrong"}]}, 422)])
+def test_more_small_requests_at_once_than_a_burst_are_refused(serve: Serve, body: Any, status: int) -> None:
+    client = serve()
+    burst = BURST // LEAST
+
+    async def ask() -> Any:
+        return await asyncio.gather(*(client.http.post("/score", json=body) for _ in range(burst + 20)))
+
+    answers = client.run(ask())
+    assert Counter(answer.status_code for answer in answers) == {status: burst, 429: 20}
+    check_problem(answers[-1], 429, "queue_full")
+    assert answers[-1].headers["retry-after"] == "1"
+    assert client.post("/score", json=SMALL).status_code == 200
+
+
+class Turns:
+    """Turns of an event loop, each of so many seconds by a clock of its own, and what they let in of bodies of 1 KiB."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(batching, "perf_counter", lambda: self.now)
+        self.batcher = Batcher()
+
+    async def turn(self, offered: int, seconds: float = 0.02) -> int:
+        """How many of those offered were let in."""
+        taken = 0
+        for _ in range(offered):
+            with suppress(Problem):
+                self.batcher.admit(1000)
+                taken += 1
+        self.now += seconds
+        await asyncio.sleep(0)
+        return taken
+
+
+def test_where_it_is_no_burst_any_more_turns_get_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def overload() -> None:
+        turns = Turns(monkeypatch)
+        assert await turns.turn(300) == 300
+        taken = [await turns.turn(1000) for _ in range(20)]
+        assert taken[0] == BURST // LEAST
+        assert taken[-10:] == [STEADY // LEAST] * 10
+        assert await turns.turn(100) == 100  # this turn all that came was let in
+        assert await turns.turn(300) == 300
+
+    asyncio.run(overload())
+
+
+def test_an_overload_ends_when_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def overload() -> None:
+        turns = Turns(monkeypatch)
+        for _ in range(20):
+            last = await turns.turn(1000)
+        assert last == STEADY // LEAST
+        turns.now += 1
+        assert await turns.turn(300) == 300
+
+    asyncio.run(overload())
+
+
+def test_one_request_alone_gets_in_whatever_its_size(serve: Serve) -> None:
+    client = serve(inline_bytes=2 * BURST)
+    body = json.dumps({"records": [GOOD]}).encode()
+    assert client.score(body + b" " * BURST)["results"][0]["score"] == 36.0
 
 
 def test_a_client_that_goes_away_leaves_no_permit(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
