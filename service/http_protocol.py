@@ -20,6 +20,7 @@ from service.direct import Exchange
 from service.errors import Problem
 
 SWEEP_SECONDS = 0.5
+LINGER_TURNS, LINGER_SECONDS = 5, 0.02  # of the event loop, each with its look at what has come, for what was sent before an end
 MAX_HEAD_BYTES = 32 << 10
 _sweeping: list[Any] = []  # the servers whose connections are being looked at
 _ids = map(f"{os.urandom(6).hex()}-c%x".__mod__, itertools.count(1))
@@ -40,7 +41,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._fed = 0  # bytes since the request began
         self._stalled: float | None = None  # since when the client has not taken what was sent
         self._refused = False
-        self._idle: float | None = None  # since when the last Exchange has had its answer
+        self._idle: float | None = None  # since when nobody waits for anything on this connection
+        self._leaving: float | None = None  # the idle time that was too long at the last sweep
         self._default_lines, self._default_head = list[tuple[bytes, bytes]](), b""
         if self.server_state not in _sweeping:
             _sweeping.append(self.server_state)
@@ -72,6 +74,8 @@ class LimitedProtocol(HttpToolsProtocol):
         exchange = direct.begin(self, self.app)
         if exchange is None:
             super().on_headers_complete()
+            if cast(Service, self.app).draining:
+                self.cycle.keep_alive = False
         else:
             self.cycle = exchange
 
@@ -126,7 +130,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The process ends: what still comes in on connections that are open is refused, what is under way finishes."""
         cast(Service, self.app).draining = True
-        super().shutdown()
+        if self._between_requests():
+            self._part(LINGER_TURNS)
+        else:
+            self.cycle.keep_alive = False
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Leaves it to the sweep to close a connection that has been idle for too long, as those of Exchanges."""
+        self._idle = self.loop.time() - self.timeout_keep_alive
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets a problem document, too."""
@@ -140,12 +151,25 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self._since is None:
             if self._idle is not None and now - self._idle > self.timeout_keep_alive:
-                self.transport.close()
+                if self._leaving == self._idle:  # so still at a second look: what came before the first has been read by now
+                    self.transport.close()
+                self._leaving = self._idle
         elif self._in_head:
             if now - self._since > self._head_seconds:
                 self._refuse(Problem("request_timeout", f"The head of the request was not in within {self._head_seconds:g} s."))
         elif now - self._since > self._request_seconds:
             self._refuse(Problem("request_timeout", f"The request was not in within {self._request_seconds:g} s."))
+
+    def _between_requests(self) -> bool:
+        """Whether no request is under way, but for a part of a head."""
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    def _part(self, turns: int) -> None:
+        """Closes a connection after so many turns, unless what its client had sent before it could know is still answered."""
+        if turns:
+            self.loop.call_later(LINGER_SECONDS, self._part, turns - 1)
+        elif self._between_requests() and not self.transport.is_closing():
+            self.transport.close()
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

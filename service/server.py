@@ -2,20 +2,95 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
+import time
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import multiprocess
 
 from service import log
-from service.http_protocol import LimitedProtocol
+from service.app import Service
+from service.http_protocol import LINGER_SECONDS, LINGER_TURNS, LimitedProtocol
 from service.settings import PREFIX, Settings
 from service.workers import shared_folder
 
 CANNOT_START = 2
+START_SECONDS = 60.0  # that a worker may take to start, on a machine that does other things
+LISTENERS = 16  # each accepts a connection a turn of the event loop
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which leaves connections waiting to be accepted: under load for long, and at its end for ever.
+
+    libuv accepts one connection a turn of the event loop and listener, and a turn may take as long as 256 records to score.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens on the same ports through several listeners."""
+        await super().startup(sockets)
+        protocol = partial(LimitedProtocol, self.config, self.server_state, self.lifespan.state)
+        listening = [listener for server in self.servers for listener in server.sockets]
+        for listener in listening * (LISTENERS - 1):
+            self.servers.append(await asyncio.get_running_loop().create_server(protocol, sock=listener.dup()))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accepts them first: what they have sent gets the 503 that says so."""
+        cast(Service, self.config.loaded_app).draining = True
+        for _ in range(LINGER_TURNS):
+            await asyncio.sleep(LINGER_SECONDS)
+        await super().shutdown(sockets)
+
+
+class Worker(multiprocess.Process):
+    """One of several processes. While it starts, which may take longer than an answer to a ping, it is let alone."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._began: float | None = None  # when it was first asked; None again when it has answered
+        self._asked = False
+
+    def is_alive(self, timeout: float = 5) -> bool:
+        """Whether it runs, and answers."""
+        if self._asked and self._began is None:
+            return super().is_alive(timeout)
+        if not self._asked:
+            self._asked, self._began = True, time.monotonic()
+            self.parent_conn.send(b"ping")
+        if self.parent_conn.poll():
+            self.parent_conn.recv()
+            self._began = None
+        late = self._began is not None and time.monotonic() - self._began > START_SECONDS
+        return self.process.is_alive() and not late
+
+    @property
+    def server(self) -> Server:
+        """What it runs."""
+        if self._server is None:
+            self._server = Server(self.config)
+        return cast(Server, self._server)
+
+
+class Supervisor(multiprocess.Multiprocess):
+    """uvicorn's: starts the workers, replaces one that has died, or that does not answer its ping."""
+
+    def run(self) -> None:
+        """Until a signal."""
+        multiprocess.Process = Worker  # type: ignore[misc] # uvicorn has no other way to tell which
+        super().run()
+
+    def join_all(self) -> None:
+        """Waits for the workers, and kills one that is not gone after the grace, as one that is stopped never would be."""
+        end = time.monotonic() + (self.config.timeout_graceful_shutdown or 0) + 1
+        for worker in self.processes:
+            worker.process.join(max(0.0, end - time.monotonic()))
+            worker.process.kill()
+        super().join_all()
 
 
 def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
@@ -40,10 +115,10 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
     )
     try:
         if settings.workers == 1:
-            uvicorn.Server(config).run()
+            Server(config).run()
             return 0
         with shared_folder():
-            workers = Multiprocess(config, sockets=[config.bind_socket()])
+            workers = Supervisor(config, sockets=[config.bind_socket()])
             workers.run()
     except SystemExit:  # uvicorn's way to say that it could not start; the log says why
         return CANNOT_START

@@ -1,0 +1,130 @@
+"""Connections and processes that end lose nothing that was sent before anybody could know."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from service.app import create_app
+from service.http_protocol import LimitedProtocol
+from service.settings import Settings
+from tests.service.test_http_protocol import DEADLINE, WHOLE, read_answer, serving
+
+HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(("workers", "idle"), [("1", True), ("1", False), ("2", False)])
+def test_what_was_sent_before_the_signal_is_answered(bundle_dir: Path, workers: str, idle: bool) -> None:
+    """On a connection that is open, and on one that nobody has accepted yet."""
+    with serving(bundle_dir, "--workers", workers, shutdown_seconds="5") as server, ExitStack() as stack:
+        opened = [stack.enter_context(closing(open_when_ready(server.port))) for _ in range(3)]
+        every = stopped(server.process.pid)
+        try:
+            connections = opened if idle else [stack.enter_context(closing(server.connect())) for _ in range(3)]
+            for connection in connections:
+                connection.sendall(WHOLE)
+            server.process.send_signal(signal.SIGTERM)
+        finally:
+            for process in every:
+                os.kill(process, signal.SIGCONT)
+        for connection in connections:
+            status, headers, _ = read_answer(connection)
+            assert status in (200, 503)
+            assert headers.get("connection") == "close" or status == 200
+        assert server.process.wait(DEADLINE) in (0, -signal.SIGTERM)
+
+
+def test_a_worker_that_is_stopped_keeps_nobody_from_ending(bundle_dir: Path) -> None:
+    with serving(bundle_dir, "--workers", "2", shutdown_seconds="1") as server:
+        open_when_ready(server.port).close()
+        began = time.monotonic()
+        os.kill(children(server.process.pid)[-1], signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(DEADLINE) == 0
+        assert time.monotonic() - began < DEADLINE / 2
+
+
+def open_when_ready(port: int) -> socket.socket:
+    """A connection on which a request has been answered."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        try:
+            connection = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
+        except ConnectionRefusedError:  # the port is bound; the workers listen when they are ready
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        else:
+            connection.sendall(HEALTH)
+            assert read_answer(connection)[0] == 200
+            return connection
+
+
+def children(parent: int) -> list[int]:
+    """The workers of a process."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1]) == parent
+            if ours and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # it has just ended
+            continue
+    return sorted(found)
+
+
+def stopped(process: int) -> list[int]:
+    """Stops a process and its workers."""
+    every = [process, *children(process)]
+    for one in every:
+        os.kill(one, signal.SIGSTOP)
+    return every
+
+
+@pytest.fixture
+def server(bundle_dir: Path) -> Iterator[uvicorn.Server]:
+    """uvicorn with this protocol in a thread, whose connections a test can look at as the sweep does."""
+    app = create_app(Settings(models_dir=bundle_dir, provider="cpu", reload_seconds=0.0, log_requests=False))
+    words: Any = {"proxy_headers": False, "interface": "asgi3", "ws": "none", "log_config": None}
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, http=LimitedProtocol, **words))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    end = time.monotonic() + DEADLINE
+    while not server.started:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    yield server
+    server.should_exit = True
+    thread.join(DEADLINE)
+
+
+@pytest.mark.parametrize("sent", [WHOLE, HEALTH])
+def test_an_idle_connection_is_closed_only_at_a_second_look(server: uvicorn.Server, sent: bytes) -> None:
+    """For either way to an answer: what came before the first look has been read by then."""
+    with socket.create_connection(server.servers[0].sockets[0].getsockname(), timeout=DEADLINE) as connection:
+
+        def ask() -> None:
+            connection.sendall(sent)
+            assert read_answer(connection)[0] == 200
+
+        def look(later: float) -> None:
+            for protocol in list(server.server_state.connections):
+                if isinstance(protocol, LimitedProtocol):
+                    protocol.timeout_keep_alive_handler() if sent is HEALTH and later else None
+                    protocol.loop.call_soon_threadsafe(protocol.check_time, protocol.loop.time() + later)
+
+        ask()
+        look(6.0)
+        ask()
+        look(6.0)
+        look(6.5)
+        assert connection.recv(1) == b""
