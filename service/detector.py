@@ -62,6 +62,11 @@ class Detector:
         """The execution provider that onnxruntime really uses."""
         return self._session.provider
 
+    @property
+    def gpu_lost(self) -> str | None:
+        """Why a GPU that was to be used is not, or no longer; None where none was, or where it is."""
+        return self._session.lost
+
     @cached_property
     def smallest_alpha(self) -> float:
         """The smallest false-alarm rate that the calibration records support."""

@@ -111,6 +111,7 @@ class Metrics(Collector):
         self.queue_rows: Callable[[], int] = int
         self.comparisons: OrderedDict[tuple[str, str, str], Comparison] = OrderedDict()  # by model, version, shadow
         self.shadow_up: Callable[[], tuple[str, str, bool] | None] = lambda: None
+        self.gpu_lost: Callable[[], int] = int
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)  # of the process: memory, CPU time, open files
@@ -171,10 +172,11 @@ class Metrics(Collector):
         queue = GaugeMetricFamily(
             "anomaly_queue_rows", "Rows waiting for, or in, the background thread.", value=self.queue_rows()
         )
+        lost = GaugeMetricFamily("anomaly_gpu_lost", "Served versions on the CPU although there is a GPU.", value=self.gpu_lost())
         refusals = CounterMetricFamily("anomaly_refusals", "Bundles refused, by how far they came.", labels=["model", "stage"])
         for labels, n in self.refusals.items():
             refusals.add_metric(list(labels), n)
-        yield from (reloads, refusals, info, queue)
+        yield from (reloads, refusals, info, queue, lost)
         yield from self._collect_shadow()
 
     def _collect_models(self) -> Iterator[Any]:

@@ -80,7 +80,8 @@ class Live:
 
 
 class Registry:
-    """The live models by name, and a few pinned versions. All methods belong to the event loop; loading happens in a thread."""
+    """The live models by name, and a few pinned versions. All methods belong to the event loop; loading happens in a thread of
+    its own, so that nobody who only asks what is there waits for a load that hangs."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
@@ -89,11 +90,13 @@ class Registry:
         self._pinned: OrderedDict[tuple[str, str], Live] = OrderedDict()
         self._refused: dict[str, tuple[int, str]] = {}  # by name: when CURRENT was written that was refused, and why
         self._loader = ThreadPoolExecutor(1, "loader")
+        self._lister = ThreadPoolExecutor(1, "lister")  # who asks what there is does not wait for a load that hangs
         self._one_at_a_time = asyncio.Lock()
         self._poll: asyncio.Task[None] | None = None
         self.shadow = Shadow(*settings.shadow, metrics) if settings.shadow is not None else None
         self._shadow_loading: asyncio.Task[None] | None = None
         metrics.served = lambda: [(m.name, m.version, m.detector.manifest.score_kind, m.detector.provider) for m in self]
+        metrics.gpu_lost = lambda: sum(live.detector.gpu_lost is not None for live in self)
 
     def __iter__(self) -> Iterator[Live]:
         return iter(sorted(self._live.values(), key=lambda live: live.name))
@@ -183,16 +186,16 @@ class Registry:
 
     async def published(self, name: str) -> bool:
         """Whether a model of this name has a CURRENT."""
-        return name in await self._in_thread(list_models, self._folder)
+        return name in await asyncio.to_thread(list_models, self._folder)
 
     async def versions(self, name: str) -> list[str]:
         """The published versions of a model."""
-        return await self._in_thread(list_versions, self._folder, check_name(name))
+        return await asyncio.to_thread(list_versions, self._folder, check_name(name))
 
     async def report(self, live: Live) -> bytes:
         """The training report of a loaded version, as its manifest has it; raises the 503 where it is no longer there so."""
         try:
-            bundle = await self._in_thread(read_bundle, self._folder / live.name / live.version, (REPORT,))
+            bundle = await asyncio.to_thread(read_bundle, self._folder / live.name / live.version, (REPORT,))
         except BundleError as error:
             log.event(logging.ERROR, "report refused", model=live.name, version=live.version, reason=str(error))
             raise self._not_ready(f"The report of version {live.version} cannot be read.", {}) from None

@@ -59,6 +59,7 @@ async def get_health(request: Request, service: App) -> Response:
         "model": default.name if default else None,
         "version": default.version if default else None,
         "provider": default.detector.provider if default else None,
+        "gpu_lost": next((live.detector.gpu_lost for live in watched if live.detector.gpu_lost), None),
         "uptime_s": round(time.monotonic() - service.started_at, 3),
         "last_score_age_s": round(time.monotonic() - max(live.scored_at for live in watched), 3),
         "queue_rows": service.scoring.permits.taken,

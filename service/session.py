@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 import threading
 from typing import Any, Literal, NamedTuple, cast
@@ -11,6 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from service import log
 from service.graph import GraphError, check
 from service.manifest import BundleError
 
@@ -38,6 +40,10 @@ class Session:
         """Loads the graph from the very bytes that were verified. Raises BundleError."""
         self._session = load(graph, provider)
         self.provider: str = self._session.get_providers()[0]
+        self.lost: str | None = None  # why a GPU that is there is not used, or no longer
+        if provider == "auto" and self.provider != CUDA and _may_have_cuda():
+            self._fall_back("onnxruntime could not use it")
+        self._graph = graph if provider == "auto" and self.provider == CUDA else None  # to load again should the GPU be lost
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if [(i.name, i.type, i.shape[1:]) for i in inputs] != [("x", "tensor(float)", [width])]:
             raise BundleError(f"scorer.onnx must take one float input x of {width} columns")
@@ -62,9 +68,22 @@ class Session:
         return self._answers([np.concatenate(parts) for parts in zip(*slices, strict=True)])
 
     def _run(self, x: NDArray[np.float32], explain: bool) -> list[NDArray[np.float32]]:
+        wanted = (NAMES, {"x": x}) if explain else (NAMES[:3], {"x": x}, self._scores_only)
         with self._lock:
-            answers = self._session.run(*((NAMES, {"x": x}) if explain else (NAMES[:3], {"x": x}, self._scores_only)))
+            try:
+                answers = self._session.run(*wanted)
+            except Exception as error:
+                if self._graph is None:
+                    raise
+                session = load(self._graph, "cpu")
+                answers = session.run(*wanted)  # what the CPU cannot run either is the graph's fault, and no lost GPU
+                self._session, self._graph, self.provider = session, None, CPU
+                self._fall_back(type(error).__name__)
         return cast("list[NDArray[np.float32]]", answers)
+
+    def _fall_back(self, why: str) -> None:
+        self.lost = why
+        log.event(logging.ERROR, "the GPU is lost: scores come from the CPU", reason=why)
 
     def _answers(self, told: list[NDArray[np.float32]]) -> Answers:
         return Answers(told[0][:, 0], told[1][:, 0], told[2][:, 0], *(told[3:] or self._nothing))

@@ -1,0 +1,129 @@
+"""A GPU that is not usable, or fails while it serves: scores come from the CPU, and everybody can see that they do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import session
+from service.detector import Detector
+from service.manifest import Bundle
+from service.session import CPU, CUDA
+from tests.service import gpu
+from tests.service.client import Client
+from tests.service.conftest import Serve
+from tests.service.test_health import check_unavailable
+from tests.service.tiny_bundle import GOOD
+
+ONE = {"records": [GOOD]}
+
+
+class Gpu:
+    """A session that says that it is on a GPU, until that fails."""
+
+    fails = False
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def get_providers(self) -> list[str]:
+        return [CUDA, CPU]
+
+    def run(self, *given: Any) -> Any:
+        if Gpu.fails:
+            raise RuntimeError("CUDA failure 999: unknown error")
+        return self._real.run(*given)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = session.load
+    monkeypatch.setattr(Gpu, "fails", False)
+    monkeypatch.setattr(session, "load", lambda graph, provider="auto": (real if provider == "cpu" else load)(graph, "cpu"))
+
+    def load(graph: bytes, provider: session.Provider) -> Any:
+        return Gpu(real(graph, provider))
+
+
+def lost(client: Client) -> tuple[Any, Any, str]:
+    """What /health says, and the metric."""
+    health = client.get("/health").raise_for_status().json()
+    line = next(line for line in client.get("/metrics").text.splitlines() if line.startswith("anomaly_gpu_lost "))
+    return health["provider"], health["gpu_lost"], line
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_gpu_that_fails_while_it_serves_is_replaced_by_the_cpu(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = serve(provider="auto", health_seconds=0.0)
+    before = client.score(ONE)
+    assert lost(client) == (CUDA, None, "anomaly_gpu_lost 0.0")
+    monkeypatch.setattr(Gpu, "fails", True)
+    assert client.score(ONE) == before
+    assert lost(client) == (CPU, "RuntimeError", "anomaly_gpu_lost 1.0")
+    assert client.score(ONE) == before
+    assert capfd.readouterr().err.count("the GPU is lost") == 1
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_where_cuda_was_asked_for_its_loss_is_an_error(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(provider="cuda", health_seconds=0.0)
+    assert client.score(ONE)
+    monkeypatch.setattr(Gpu, "fails", True)
+    assert client.post("/score", json=ONE).status_code == 500
+    assert "fails to score" in check_unavailable(client)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_what_the_cpu_cannot_run_either_is_no_lost_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Detector(bundle, "auto")
+    monkeypatch.setattr(Gpu, "fails", True)
+    with pytest.raises(Exception, match="dimension"):
+        detector.score(np.zeros((1, bundle.manifest.width + 1), np.float32))
+    assert (detector.provider, detector.gpu_lost) == (CUDA, None)
+
+
+@gpu.absent
+def test_a_driver_without_a_usable_gpu_is_told(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_may_have_cuda", lambda: True)
+    client = serve(provider="auto")
+    assert client.score(ONE)
+    assert lost(client) == (CPU, "onnxruntime could not use it", "anomaly_gpu_lost 1.0")
+
+
+@gpu.absent
+def test_a_machine_without_a_gpu_has_lost_none(serve: Serve) -> None:
+    assert lost(serve(provider="auto")) == (CPU, None, "anomaly_gpu_lost 0.0")
+
+
+LOSE = """
+import ctypes, sys
+import numpy as np
+from pathlib import Path
+from service.detector import Detector
+from service.manifest import read_bundle
+detector = Detector(read_bundle(Path(sys.argv[1])), "auto")
+x = np.zeros((1, detector.manifest.width), np.float32)
+before = float(detector.score(x).score[0])
+assert detector.provider == "CUDAExecutionProvider"
+assert ctypes.CDLL("libcuda.so.1").cuDevicePrimaryCtxReset_v2(0) == 0
+assert np.isclose(float(detector.score(x).score[0]), before, rtol=1e-4)
+print(detector.provider, bool(detector.gpu_lost), flush=True)
+import os
+os._exit(0)
+"""
+
+
+@pytest.mark.gpu
+@gpu.needed
+def test_a_gpu_whose_context_is_gone_is_replaced_by_the_cpu(payments: Any) -> None:
+    done = subprocess.run([sys.executable, "-c", LOSE, payments.bundle], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [CPU, "True"], done.stderr
