@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 
@@ -45,6 +46,7 @@ def main(version: str, manifest_bytes: int, seconds: int, memory: int) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.alarm(seconds)  # ends it where it hangs, also when nobody is left to wait for it
     os.nice(PRIORITY)
     from service.detector import Detector  # noqa: PLC0415 - under the limits, too
 

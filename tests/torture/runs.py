@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MODULES = ("bundles", "tables", "fits")
+MODULES = ("bundles", "tables", "fits", "overload", "switches", "processes")
 
 
 @dataclass
