@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -22,28 +22,46 @@ from service.workers import shared_folder
 
 CANNOT_START = 2
 START_SECONDS = 60.0  # that a worker may take to start, on a machine that does other things
-LISTENERS = 16  # each accepts a connection a turn of the event loop
+ACCEPTED_A_TURN = 128  # connections, at some 0.1 ms each
 
 
 class Server(uvicorn.Server):
     """uvicorn's, which leaves connections waiting to be accepted: under load for long, and at its end for ever.
 
-    libuv accepts one connection a turn of the event loop and listener, and a turn may take as long as 256 records to score.
+    libuv accepts one connection a turn of the event loop, and a turn may take as long as 256 records to score.
     """
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens on the same ports through several listeners."""
+        """Accepts what waits at every turn, beside libuv."""
         await super().startup(sockets)
-        protocol = partial(LimitedProtocol, self.config, self.server_state, self.lifespan.state)
-        listening = [listener for server in self.servers for listener in server.sockets]
-        for listener in listening * (LISTENERS - 1):
-            self.servers.append(await asyncio.get_running_loop().create_server(protocol, sock=listener.dup()))
+        self._loop = asyncio.get_running_loop()
+        self._opening = set[asyncio.Task[Any]]()
+        self._listening = [listener.dup() for server in self.servers for listener in server.sockets]
+        for listener in self._listening:
+            listener.setblocking(False)
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # none is left; or it is gone by now; or there are too many, which libuv sees to
+            for _ in range(ACCEPTED_A_TURN):
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
+                self._opening.add(opening)
+                opening.add_done_callback(self._opening.discard)
+
+    def _protocol(self) -> LimitedProtocol:
+        return LimitedProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accepts them first: what they have sent gets the 503 that says so."""
         cast(Service, self.config.loaded_app).draining = True
         for _ in range(LINGER_TURNS):
             await asyncio.sleep(LINGER_SECONDS)
+        for listener in self._listening:
+            self._accept(listener)
+            self._loop.remove_reader(listener)
+            listener.close()
         await super().shutdown(sockets)
 
 

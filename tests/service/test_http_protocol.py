@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +264,21 @@ def test_the_plain_uvicorn_command_serves_the_same_application(bundle_dir: Path)
             assert Server(process, int(port)).ask(WHOLE)[0] == 200
         finally:
             process.kill()
+
+
+def test_connections_that_wait_are_accepted_together(bundle_dir: Path) -> None:
+    """Else each would have a turn of the event loop, and a run of the graph, of its own."""
+    with serving(bundle_dir) as server, ExitStack() as stack:
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            connections = [stack.enter_context(server.connect()) for _ in range(200)]
+            for connection in connections:
+                connection.sendall(WHOLE)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert {read_answer(connection)[0] for connection in connections} == {200}
+        with server.connect() as connection:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+    runs = next(line for line in text.splitlines() if line.startswith("anomaly_batches_total") and 'outcome="scored"' in line)
+    assert float(runs.split()[-1]) < 50
