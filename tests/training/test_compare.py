@@ -1,6 +1,5 @@
 """The served model and a new one, side by side on the same records; what is published and served is as without it."""
 
-import csv
 import dataclasses
 import re
 
@@ -10,7 +9,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from service.detector import Detector
-from service.manifest import current_version, list_versions, read_bundle
+from service.manifest import Feature, current_version, list_versions, read_bundle
 from service.sources import TableError
 from training.compare import compare
 from training.config import Config
@@ -18,7 +17,7 @@ from training.data import read_dataset, read_for_evaluation
 from training.metrics import false_alarm_band
 from training.train import train
 
-from .fits import COLUMNS, LABELLED, TINY, fit, table
+from .fits import LABELLED, TINY, fit, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,31 +102,25 @@ def test_a_table_that_has_other_rows_by_now_is_refused(two, tmp_path):
         compare(two.old, two.published.manifest, "new", two.published.judged, other)
 
 
-def drop_column(path, name):
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, [column for column in rows[0] if column != name], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+def test_models_of_other_features_are_told_plainly(two, tmp_path):
+    def told(features, data=two.data):
+        other = two.published.manifest.model_copy(update={"features": features})
+        return compare(two.old, other, "new", two.published.judged, data)
 
-
-def test_models_of_other_features_are_told_plainly(tmp_path, capsys):
-    old, new = table(tmp_path / "old.csv"), table(tmp_path / "new.csv", seed=2, columns=(*COLUMNS[:-1], "device", "label"))
-    assert fit(tmp_path, old) == 0
-    capsys.readouterr()
-    assert fit(tmp_path, new, "--compare", "--no-promote", categorical=["transactions_24h"]) == 0
-    told = capsys.readouterr().out
-    assert "Features of the new model alone: device." in told
-    assert "Features of another kind: transactions_24h (numeric, now categorical)." in told
-    assert "AUROC" in told  # the served one does without the new column
-    drop_column(new, "country")
-    assert fit(tmp_path, new, "--compare", "--no-promote") == 0
-    told = capsys.readouterr().out
-    assert "No figures on the same records: " in told
-    assert "no column country" in told
-    assert "Features of the served model alone: country." in told
-    assert "AUROC" not in told
+    amount, country, count = two.published.manifest.features
+    added = Feature(name="device", kind="categorical", categories=("chip",))
+    categorical = Feature(name=count.name, kind="categorical", integer=True, categories=(1, 2))
+    more = told((amount, country, categorical, added))
+    assert "Features of the new model alone: device." in more.notes
+    assert f"Features of another kind: {count.name} (numeric, now categorical)." in more.notes
+    assert more.auroc == two.comparison.auroc  # the served one does without the new column
+    table(tmp_path / "lacking.csv", seed=2, columns=("amount", "transactions_24h", "label"))
+    less = told((amount, count), tmp_path / "lacking.csv")
+    assert "no column country" in less.why_not
+    assert f"No figures on the same records: {less.why_not}" in less.as_table()
+    assert "Features of the served model alone: country." in less.as_table()
+    assert less.auroc is None
+    assert "AUROC" not in less.as_table()
 
 
 def test_what_is_served_changes_only_where_it_is_meant_to(tmp_path, capsys):
