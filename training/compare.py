@@ -86,7 +86,7 @@ class Comparison:
         if self.rank_correlation is not None:
             yield f"{'rank correlation':<18} {_told(self.rank_correlation, 1)}"
         if self.auroc_difference is not None:
-            yield f"{'AUROC, new less':<18} {_told(self.auroc_difference, 1)}"
+            yield f"{'AUROC difference':<18} {_told(self.auroc_difference, 1)}, new less served"
         yield ""
         if self.why_not:
             yield f"No figures on the same records: {self.why_not}"

@@ -64,9 +64,8 @@ def read(given: Mapping[str, Any], path: Path | None = None) -> tuple[Options, C
         places[name] = f"{path}: {name}"
         if name not in hints:
             close = difflib.get_close_matches(name, hints, 1)
-            raise OptionError(
-                f"{places[name]}: no such setting; {f'is {close[0]} meant?' if close else 'docs/training.md has all'}"
-            )
+            hint = f"is {close[0]} meant?" if close else f"there are {', '.join(hints)}"
+            raise OptionError(f"{places[name]}: no such setting; {hint}")
         values[name] = typed(value, hints[name], places[name])
     for name, value in given.items():
         if name in hints and value is not None:
@@ -80,6 +79,9 @@ def read(given: Mapping[str, Any], path: Path | None = None) -> tuple[Options, C
     options = Options(**{name: value for name, value in values.items() if name in ours})
     if (options.label is None) != (options.normal is None):
         raise OptionError("--label and --normal go together: give both or neither")
+    named = [column for kind in KINDS for column in getattr(options, kind)]
+    if twice := [column for column in named if named.count(column) > 1]:
+        raise OptionError(f"column {twice[0]} is given two kinds; give it one")
     return options, Config(**{name: value for name, value in values.items() if name not in ours})
 
 
