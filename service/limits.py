@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping
+from time import monotonic
 
 from starlette.types import Message, Receive
 
@@ -17,6 +18,7 @@ CLIENT_GONE = 499  # what the log and the metrics say of a request whose client 
 TIMEOUT = b"x-request-timeout-ms"
 MILLISECONDS = re.compile(rb"[0-9]{1,9}")
 NEVER = float("inf")
+CALM, MANY, LASTING = 10, 20, 0.25  # requests; seconds
 
 
 class ClientGoneError(Exception):
@@ -24,28 +26,44 @@ class ClientGoneError(Exception):
 
 
 class Permits:
-    """Rows that wait for, or are in, the background thread. A permit is tried, never awaited: a full queue says so at once."""
+    """Rows that wait for, or are in, the background thread. A permit is tried, never awaited: a full queue says so at once.
+
+    A burst may wait, as many rows as there are permits. Where more than CALM requests have been waiting for LASTING seconds it is
+    no burst any more, and no more than MANY may: each waits about as long as it takes to answer so many.
+    """
 
     def __init__(self, rows: int) -> None:
         self.rows, self.taken = rows, 0
+        self._holders = 0  # requests, and blocks of streams
+        self._calm_at = 0.0
 
-    def take(self, rows: int) -> None:
-        """Takes permits for so many rows, or raises the 429. One request alone always gets in, whatever its size."""
-        if self.taken and self.taken + rows > self.rows:
+    def check(self, rows: int = 1) -> None:
+        """Raises the 429 where so many rows more may not wait. One request alone always gets in, whatever its size."""
+        if not self.taken:
+            return
+        if self.taken + rows > self.rows or (self._holders >= MANY and monotonic() - self._calm_at > LASTING):
             raise Problem(
                 "queue_full",
-                f"{self.taken} rows are waiting and {self.rows} may: send again later, or to another replica.",
+                f"{self.taken} rows are waiting and {self.rows} may, or for too long: send again later, or to another replica.",
                 headers={"Retry-After": "1"},
             )
-        self.taken += rows
+
+    def take(self, rows: int) -> None:
+        """Takes permits for so many rows, or raises the 429."""
+        self.check(rows)
+        self.take_more(rows)
 
     def take_more(self, rows: int) -> None:
         """Takes permits for the next rows of a request that has been let in: refused halfway, it would have been for nothing."""
+        if self._holders <= CALM:
+            self._calm_at = monotonic()
         self.taken += rows
+        self._holders += 1
 
     def give_back(self, rows: int) -> None:
         """Returns what was taken."""
         self.taken -= rows
+        self._holders -= 1
 
 
 def deadline(headers: Mapping[bytes, bytes], began: float) -> float:

@@ -44,8 +44,7 @@ class Inference:
         check_length(headers, self._limit)
         until = deadline(headers, began)
         live = scope["live"] = await self._find(scope["path"])
-        if self._scoring.permits.taken >= self._scoring.permits.rows:
-            self._scoring.permits.take(1)  # full: says so before the body is read
+        self._scoring.permits.check()  # full: says so before the body is read
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError

@@ -65,8 +65,8 @@ class Scoring:
         until = deadline(headers, began)
         path = scope["path"]
         live = scope["live"] = self._registry.default() if path == "/score" else await self._find(path)
-        if length > self._inline and self.permits.taken >= self.permits.rows:
-            self.permits.take(1)  # full: says so before the body is read
+        if length > self._inline:
+            self.permits.check()  # full: says so before the body is read
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError

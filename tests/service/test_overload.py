@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from service import batching
+from service import batching, limits
 from service.batching import BURST, LEAST, STEADY, Batcher
 from service.errors import Problem
-from service.limits import ClientGoneError, Permits, read_body
+from service.limits import CALM, LASTING, MANY, ClientGoneError, Permits, read_body
 from service.records import Batch
 from service.scoring import estimate_rows
 from tests.service.client import check_problem, until
@@ -152,6 +152,29 @@ def test_permits_let_one_request_of_any_size_in() -> None:
     permits.give_back(1000)
     permits.take(6)
     permits.take(4)
+
+
+def test_requests_that_wait_for_long_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(limits, "monotonic", lambda: now)
+    permits = Permits(1000)
+    for _ in range(100):  # a burst
+        permits.take(1)
+    now += 2 * LASTING
+    for _ in range(100 - MANY):
+        with pytest.raises(Problem, match="for too long"):
+            permits.take(1)
+        permits.give_back(1)
+    with pytest.raises(Problem):
+        permits.check()
+    permits.give_back(1)
+    permits.take(1)
+    with pytest.raises(Problem):  # it lasts for as long as so many wait
+        permits.take(1)
+    for _ in range(MANY - CALM):
+        permits.give_back(1)
+    for _ in range(100):
+        permits.take(1)
 
 
 def test_rows_are_estimated_well_enough() -> None:

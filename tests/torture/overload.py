@@ -33,8 +33,8 @@ def overload(rows: int, seconds: int, seed: int, folder: Path) -> Outcome:
     """Measures the capacity, then offers 0.8 of it, then ten times as much, and 2 s later 0.8 again; a second is a case."""
     publish_example(folder / "models")
     requests = [request(records(rows, 1000 * seed + i)) for i in range(8)]
-    warm = 5.0 if seconds >= LONG else 0.5
-    with served(folder / "models", folder / "log", log_requests="false") as server:
+    warm, rows_waiting = (5.0, 40_000) if seconds >= LONG else (0.5, 4_000)
+    with served(folder / "models", folder / "log", log_requests="false", queue_rows=rows_waiting) as server:
         server.wait_until_ready()
         saturate(server.port, requests, CLIENTS, warm)
         capacity = max(1.0, saturate(server.port, requests, CLIENTS, warm).rate(200))
