@@ -22,6 +22,7 @@ from service.workers import shared_folder
 
 CANNOT_START = 2
 START_SECONDS = 60.0  # that a worker may take to start, on a machine that does other things
+HANGS_SECONDS = 3.0
 ACCEPTED_A_TURN = 128  # connections, at some 0.1 ms each
 
 
@@ -33,6 +34,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accepts what waits at every turn, beside libuv."""
+        self.ticked_at = time.monotonic()
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
         self._opening = set[asyncio.Task[Any]]()
@@ -52,6 +54,15 @@ class Server(uvicorn.Server):
 
     def _protocol(self) -> LimitedProtocol:
         return LimitedProtocol(self.config, self.server_state, self.lifespan.state)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Notes that the event loop turns: it is asked for this ten times a second."""
+        self.ticked_at = time.monotonic()
+        return await super().on_tick(counter)
+
+    def hangs(self) -> bool:
+        """Whether the event loop does not turn any more."""
+        return self.started and time.monotonic() - self.ticked_at > HANGS_SECONDS
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accepts them first: what they have sent gets the 503 that says so."""
@@ -85,6 +96,12 @@ class Worker(multiprocess.Process):
             self._began = None
         late = self._began is not None and time.monotonic() - self._began > START_SECONDS
         return self.process.is_alive() and not late
+
+    def pong(self) -> None:
+        """Answers a ping, in a thread of the worker; but not for an event loop that hangs, which this thread would outlive."""
+        self.child_conn.recv()
+        if not self.server.hangs():
+            self.child_conn.send(self.server.started)
 
     @property
     def server(self) -> Server:

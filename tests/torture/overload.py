@@ -33,19 +33,22 @@ def overload(rows: int, seconds: int, seed: int, folder: Path) -> Outcome:
     """Measures the capacity, then offers 0.8 of it, then ten times as much, and 2 s later 0.8 again; a second is a case."""
     publish_example(folder / "models")
     requests = [request(records(rows, 1000 * seed + i)) for i in range(8)]
-    warm, rows_waiting = (5.0, 40_000) if seconds >= LONG else (0.5, 4_000)
+    warm, rows_waiting = (5.0, 40_000) if seconds >= LONG else (0.3, 4_000)
     with served(folder / "models", folder / "log", log_requests="false", queue_rows=rows_waiting) as server:
+        cpu = server.cpu_seconds
         server.wait_until_ready()
         saturate(server.port, requests, CLIENTS, warm)
         capacity = max(1.0, saturate(server.port, requests, CLIENTS, warm).rate(200))
         before = offer(server.port, requests, 0.8 * capacity, warm, seed)
         mib = server.mib()
+        worked = cpu()
         over = offer(server.port, requests, TIMES * capacity, seconds, seed)
+        share = (cpu() - worked) / seconds
         grown = server.mib() - mib
         offer(server.port, requests, 0.1 * capacity, 2.0 if seconds >= LONG else 0.1, seed)
         after = offer(server.port, requests, 0.8 * capacity, warm, seed)
     told = Outcome(seconds)
-    told.figures = figures(capacity, before, over, after, grown)
+    told.figures = figures(capacity, before, over, after, grown) | {"cores_had": round(share, 2)}
     faults = before.faults + over.faults + after.faults
     statuses = {status for status, _, _ in over.answers}
     holds = {f"faults: {dict(faults)}": not faults, f"statuses: {statuses}": statuses <= {200, 429, 503}}

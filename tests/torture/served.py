@@ -73,6 +73,11 @@ class Served:
         """Its resident memory."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE_MIB
 
+    def cpu_seconds(self) -> float:
+        """What it has used of the CPU."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def workers(self) -> list[int]:
         """The processes that it has started and that are there, but for multiprocessing's own."""
         found = []
