@@ -30,7 +30,7 @@ FAULT = 3
 
 
 @torture(
-    "kill -9 among prunes and promotions at once: all that is listed is whole, the served one is there", suite=10, full=1_000
+    "kill -9 among prunes and promotions at once: all that is listed is whole, the served one is there", suite=3, full=1_000
 )
 def killed_prunes(count: int, seed: int, folder: Path) -> Outcome:
     from tests.service.tiny_bundle import publish  # onnxruntime and its threads are for this process alone
