@@ -29,9 +29,7 @@ VERSIONS = [f"202601{day:02}T000000Z-made01" for day in range(1, 13)]
 FAULT = 3
 
 
-@torture(
-    "kill -9 among prunes and promotions at once: all that is listed is whole, the served one is there", suite=3, full=1_000
-)
+@torture("kill -9 among prunes and promotions at once: all that is listed is whole, the served one is there", suite=3, full=1_000)
 def killed_prunes(count: int, seed: int, folder: Path) -> Outcome:
     from tests.service.tiny_bundle import publish  # onnxruntime and its threads are for this process alone
 
