@@ -50,7 +50,12 @@ class Server(uvicorn.Server):
                 connection.setblocking(False)
                 opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
                 self._opening.add(opening)
-                opening.add_done_callback(self._opening.discard)
+                opening.add_done_callback(self._opened)
+
+    def _opened(self, opening: asyncio.Task[Any]) -> None:
+        self._opening.discard(opening)
+        if not opening.cancelled():
+            opening.exception()  # of a client that has gone meanwhile, which is nobody's fault
 
     def _protocol(self) -> LimitedProtocol:
         return LimitedProtocol(self.config, self.server_state, self.lifespan.state)

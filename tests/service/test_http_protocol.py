@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -266,11 +267,19 @@ def test_the_plain_uvicorn_command_serves_the_same_application(bundle_dir: Path)
             process.kill()
 
 
+def reset(connection: socket.socket) -> None:
+    """Ends a connection without a goodbye."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
 def test_connections_that_wait_are_accepted_together(bundle_dir: Path) -> None:
     """Else each would have a turn of the event loop, and a run of the graph, of its own."""
-    with serving(bundle_dir) as server, ExitStack() as stack:
+    with serving(bundle_dir, log_requests="false") as server, ExitStack() as stack:
         server.process.send_signal(signal.SIGSTOP)
         try:
+            for _ in range(50):
+                reset(server.connect())
             connections = [stack.enter_context(server.connect()) for _ in range(200)]
             for connection in connections:
                 connection.sendall(WHOLE)
@@ -280,5 +289,8 @@ def test_connections_that_wait_are_accepted_together(bundle_dir: Path) -> None:
         with server.connect() as connection:
             connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        server.process.terminate()
+        assert server.process.stderr is not None
+        assert all(line.startswith("{") for line in server.process.stderr)
     runs = next(line for line in text.splitlines() if line.startswith("anomaly_batches_total") and 'outcome="scored"' in line)
     assert float(runs.split()[-1]) < 50
