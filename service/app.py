@@ -30,6 +30,7 @@ from service.registry import Live, Registry
 from service.schemas import score_operation
 from service.scoring import ROUTES, Scoring
 from service.settings import Settings
+from service.watch import digest_for_ever
 from service.workers import Workers
 
 if TYPE_CHECKING:
@@ -249,8 +250,10 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
         service.activity.start()
     if service.workers is not None:
         service.workers.start()
+    watching = asyncio.create_task(digest_for_ever(service.registry.loaded))
     yield
     service.draining = True
+    watching.cancel()
     await service.activity.stop()
     await service.registry.stop()
     if service.workers is not None:

@@ -112,6 +112,7 @@ def score_batch(live: Live, batch: Batch) -> Scores:
     live.scored_at, live.failed = monotonic(), False
     if live.shadow is not None:
         live.shadow.offer(batch.x, scores.p_value)
+    live.watch.note(batch.x, scores.score)
     if len(scores.explained):
         live.latest.note(batch.x, scores)
     return scores

@@ -49,6 +49,24 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Reference(_Model):
+    """What the normal records of the training table had in a feature, counted: what live ones are compared with."""
+
+    records: int = Field(gt=0)
+    missing: int = Field(ge=0)
+    unknown: Annotated[int, Field(ge=0)] = 0  # values beyond the categories, of which a feature has so many at most
+    bounds: tuple[float, ...] = ()  # numeric only, ascending: of all cells but the last, which has what is above
+    counts: tuple[Annotated[int, Field(ge=0)], ...] = ()  # numeric: by cell; boolean: false, true; categorical: by category
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Reference:
+        if any(a >= b for a, b in zip(self.bounds, self.bounds[1:], strict=False)):
+            raise ValueError("the bounds of a reference must rise")
+        if self.counts and self.missing + self.unknown + sum(self.counts) != self.records:
+            raise ValueError("the counts of a reference must sum to its records")
+        return self
+
+
 class Feature(_Model):
     """One column of the user's table. `width` columns of x (N, C) carry it into the graph."""
 
@@ -59,6 +77,20 @@ class Feature(_Model):
     low: float | None = None  # the range that training saw, numeric only
     high: float | None = None
     missing_rate: float = Field(0.0, ge=0, le=1)  # share of the training records without a value
+    reference: Reference | None = None  # None in bundles that were made before there was one
+
+    @model_validator(mode="after")
+    def _reference_fits(self) -> Feature:
+        if self.reference is not None:
+            cells = {
+                "numeric": len(self.reference.bounds) + 1,
+                "categorical": len(self.categories),
+                "boolean": 2,
+                "datetime": 0,
+            }[self.kind]
+            if len(self.reference.counts) != cells:
+                raise ValueError(f"{cells} counts are needed in the reference of a feature of this kind")
+        return self
 
     @property
     def width(self) -> int:
@@ -72,6 +104,7 @@ class Calibration(_Model):
     """
 
     scores: tuple[float, ...]
+    held_out: bool | None = None  # which of the two; None in bundles that were made before this was told
 
     @model_validator(mode="after")
     def _ascending(self) -> Calibration:

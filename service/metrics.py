@@ -16,7 +16,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from service.drift_metrics import families
 from service.limits import CLIENT_GONE
+from service.watch import Watch
 
 STAGES = ("parse", "queue", "inference", "total")
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
@@ -108,6 +110,7 @@ class Metrics(Collector):
         self.retired: OrderedDict[tuple[str, str], ModelCounts] = OrderedDict()  # those no longer loaded
         self.retained = 0  # how many of the latter stay in the text
         self.served: Callable[[], Iterable[tuple[str, str, str, str]]] = tuple  # (name, version, score kind, provider)
+        self.watched: Callable[[], Iterable[tuple[str, str, Watch]]] = tuple  # (name, version, watch)
         self.queue_rows: Callable[[], int] = int
         self.comparisons: OrderedDict[tuple[str, str, str], Comparison] = OrderedDict()  # by model, version, shadow
         self.shadow_up: Callable[[], tuple[str, str, bool] | None] = lambda: None
@@ -161,6 +164,7 @@ class Metrics(Collector):
             stages.add_metric([stage], histogram.buckets(), histogram.sum)
         yield from (requests, errors, stages)
         yield from self._collect_models()
+        yield from families(self.watched())
         reloads = CounterMetricFamily("anomaly_reloads", "Versions loaded or refused.", labels=["model", "result"])
         for labels, n in self.reloads.items():
             reloads.add_metric(list(labels), n)

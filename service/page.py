@@ -26,7 +26,7 @@ from service.routes import App, needs_key, threshold_as_written
 from service.schemas import problems
 
 page = APIRouter(tags=["page"])
-SCRIPTS = ("dom.js", "charts.js", "records.js", "page.js")
+SCRIPTS = ("dom.js", "charts.js", "records.js", "drift.js", "page.js")
 NO_PAGE = "This service shows no page: ANOMALY_PAGE is off."
 FORM = b"application/x-www-form-urlencoded"
 MAX_FORM_BYTES = 4096

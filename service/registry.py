@@ -39,6 +39,7 @@ from service.metrics import Metrics, ModelCounts
 from service.records import Reader
 from service.settings import Settings
 from service.shadow import Beside, Shadow
+from service.watch import Watch
 
 PROOF_RTOL = 1e-4
 P = ParamSpec("P")
@@ -55,6 +56,7 @@ class Live:
         self.counts = ModelCounts()
         self.latest = Latest(detector.manifest, KEPT if settings.page else 0, values=settings.page_values)
         self.shadow: Beside | None = None  # the version that is scored beside this one
+        self.watch = Watch(detector.manifest, settings.workers)
         self.loaded_at = datetime.now(UTC)
         self.scored_at = time.monotonic()  # when it last gave a score
         self.failed = False  # whether it has failed since
@@ -97,9 +99,14 @@ class Registry:
         self._shadow_loading: asyncio.Task[None] | None = None
         metrics.served = lambda: [(m.name, m.version, m.detector.manifest.score_kind, m.detector.provider) for m in self]
         metrics.gpu_lost = lambda: sum(live.detector.gpu_lost is not None for live in self)
+        metrics.watched = lambda: [(m.name, m.version, m.watch) for m in self.loaded()]
 
     def __iter__(self) -> Iterator[Live]:
         return iter(sorted(self._live.values(), key=lambda live: live.name))
+
+    def loaded(self) -> list[Live]:
+        """The live versions and those that are pinned."""
+        return [*self, *self._pinned.values()]
 
     async def start(self) -> None:
         """Loads every published model, and begins to look for new ones.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
@@ -10,6 +11,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from service import metrics
+from service.drift_document import DriftDocument, document
 from service.errors import CODES, Problem
 from service.manifest import NAME, BundleError, Manifest
 from service.registry import Live
@@ -54,7 +56,7 @@ async def get_health(request: Request, service: App) -> Response:
     if reason is not None:
         return unavailable(request, reason)
     watched, default = watched_models(service)
-    document = {
+    told = {
         "status": "ok",
         "model": default.name if default else None,
         "version": default.version if default else None,
@@ -66,8 +68,9 @@ async def get_health(request: Request, service: App) -> Response:
         "models": {live.name: live.version for live in service.registry},
         "refused": service.registry.refused_names(),
         "shadow": service.registry.shadow.document() if service.registry.shadow is not None else None,
+        "warnings": drift_warnings(service.registry),
     }
-    return Response(orjson.dumps(document), media_type="application/json", headers={"cache-control": "no-store"})
+    return Response(orjson.dumps(told), media_type="application/json", headers={"cache-control": "no-store"})
 
 
 @health.head("/health/live", include_in_schema=False)
@@ -83,6 +86,18 @@ async def get_ready(request: Request, service: App) -> Response:
     """200 if requests should be sent here."""
     answer = await get_health(request, service)
     return answer if answer.status_code != 200 else Response(b'{"status":"ready"}', media_type="application/json")
+
+
+def drift_warnings(lives: Iterable[Live]) -> list[str]:
+    """What has changed since the models were trained, in words. Names of features need a key, and are left to the route."""
+    told = []
+    for live in lives:
+        features = {warned.feature for warned in live.watch.warnings if warned.feature is not None}
+        what = [f"{len(features)} of {len(live.watch.features)} features drifted"] if features else []
+        what += ["p-values are not uniform any more"] if any(w.kind == "p_values" for w in live.watch.warnings) else []
+        if what:
+            told.append(f"{live.name} {live.version}: {', '.join(what)}: see GET /models/{live.name}/drift")
+    return told
 
 
 def why_unavailable(service: Service) -> str | None:
@@ -112,7 +127,7 @@ def watched_models(service: Service) -> tuple[list[Live], Live | None]:
 
 def unavailable(request: Request, reason: str) -> Response:
     """The 503 of /health: a problem document, but with the word for a status that health documents have."""
-    document = {
+    told = {
         "status": "unavailable",
         "reason": reason,
         "type": "urn:anomaly:error:not_ready",
@@ -122,7 +137,7 @@ def unavailable(request: Request, reason: str) -> Response:
         "request_id": request.scope["request_id"],
     }
     headers = {"retry-after": "5", "cache-control": "no-store"}
-    return Response(orjson.dumps(document), 503, headers, "application/problem+json")
+    return Response(orjson.dumps(told), 503, headers, "application/problem+json")
 
 
 @health.get("/metrics", dependencies=[Depends(needs_metrics_key)], response_class=Response, tags=["metrics"])
@@ -152,13 +167,20 @@ async def get_model(name: str, service: App) -> ModelDetail:
         loaded_at=live.loaded_at.isoformat(timespec="seconds"),
         smallest_alpha=live.detector.smallest_alpha,
         calibration_records=len(manifest.calibration.scores),
-        features=[FeatureInfo(**feature.model_dump()) for feature in manifest.features],
+        features=[FeatureInfo(**feature.model_dump(exclude={"reference"})) for feature in manifest.features],
         dropped=list(manifest.dropped),
         warnings=list(manifest.warnings),
         metrics=manifest.metrics,
         training=manifest.training,
         libraries=manifest.libraries,
     )
+
+
+@models.get("/models/{name}/drift", dependencies=[Depends(needs_key)], responses=problems(401, 404, 503))
+async def get_drift(name: str, service: App) -> DriftDocument:
+    """How far what the served version scores is from what it was trained on and calibrated with."""
+    live = service.registry.get(name)
+    return document(live.name, live.version, live.loaded_at, live.watch)
 
 
 @models.post("/models/{name}/reload", dependencies=[Depends(needs_admin_key)], responses=problems(401, 403, 404, 409))

@@ -108,6 +108,7 @@ class Health(BaseModel):
     models: dict[str, str] = Field(description="the served version of every model")
     refused: list[str] = Field(description="models of which a newer bundle was refused; what served before goes on serving")
     shadow: ShadowState | None = Field(description="null where ANOMALY_SHADOW is not set; never a reason to be unavailable")
+    warnings: list[str] = Field(description="what has changed since the models were trained; never a failure")
 
 
 class Probe(BaseModel):

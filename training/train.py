@@ -28,6 +28,7 @@ from training.metrics import auroc, average_precision
 from training.parity import golden_records, prove
 from training.preprocessing import Preprocessing
 from training.publish import describe, publish, stage
+from training.reference import with_reference
 from training.report import report
 from training.scorer import Scorer
 from training.vae import VAE
@@ -118,13 +119,13 @@ def assemble(
     alpha, warning = supported_alpha(config.target_fpr, len(scores))
     manifest = Manifest(
         name=name,
-        features=dataset.features,
+        features=with_reference(dataset.features, dataset.x),
         dropped=dataset.dropped,
         warnings=(*dataset.warnings, *([warning] if warning else [])),
         score_kind=config.score,
         alpha=alpha,
         threshold=threshold(scores, alpha),
-        calibration=Calibration(scores=tuple(map(float, scores))),
+        calibration=Calibration(scores=tuple(map(float, scores)), held_out=honest is None),
         latent=sum(net.latent for net in nets),
         training={"settings": config.dump(), "data": describe_data(dataset, len(seen), len(judged))},
         metrics=measure(curves, normal, odd, scores, alpha),

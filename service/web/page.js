@@ -27,6 +27,7 @@ async function refresh() {
     state.activity = await ask(modelPath("/activity"));
     if (state.activity.version !== state.version) await takeUpVersion();
     show();
+    showDrift(await ask(modelPath("/drift")));
     $("trouble").hidden = true;
     $("unlock").hidden = true;
     $("content").hidden = false;

@@ -16,7 +16,8 @@ from service.app import create_app
 from service.settings import Settings
 from tests.service import tiny_bundle
 from tests.service.serving import serving
-from tests.service.tiny_bundle import GOOD, ODD
+from tests.service.tiny_bundle import FEATURES, GOOD, ODD, publish, sample
+from training.reference import with_reference
 
 SIZES = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 390), "phone-dark": ("dark", 390)}
 SCREENSHOTS = os.environ.get("ANOMALY_SCREENSHOTS")  # read here: tests run without the settings of whoever runs them
@@ -96,6 +97,30 @@ def test_it_shows_the_service_in_both_themes_and_on_a_phone(browser: Browser, ad
         page.screenshot(path=str(Path(SCREENSHOTS) / f"{name}.png"), full_page=True)
     assert visit.faults() == []
     visit.context.close()
+
+
+@pytest.mark.parametrize("name", ["light", "phone-dark"])
+def test_what_has_drifted_is_told_in_words_and_beside_the_training(browser: Browser, tmp_path: Path, name: str) -> None:
+    scheme, width = SIZES[name]
+    publish(tmp_path, features=with_reference(FEATURES, sample(FEATURES, 2_000)))
+    settings = Settings(models_dir=tmp_path, provider="cpu", reload_seconds=0, log_requests=False)
+    with serving(create_app(settings)) as url:
+        changed = {"columns": {"amount": [400.0] * 300, "country": ["xx"] * 150 + ["de"] * 150, "at": [GOOD["at"]] * 300}}
+        visit = Visit(browser, url, scheme, width)
+        page = visit.page
+        expect(page.locator("#drift-status")).to_contain_text("Fewer than 200 records")
+        httpx.post(f"{url}/score", json=changed).raise_for_status()
+        expect(page.locator("#drift-warnings")).to_contain_text(
+            "country: there are categories that training did not see", timeout=20_000
+        )
+        expect(page.locator("#drift-warnings")).to_contain_text("amount: values are spread otherwise than in training")
+        page.get_by_text("Every feature, beside the training").click()
+        expect(page.locator("#drift-table tbody tr")).to_have_count(len(FEATURES))
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if SCREENSHOTS:
+            page.screenshot(path=str(Path(SCREENSHOTS) / f"drift-{name}.png"), full_page=True)
+        assert visit.faults() == []
+        visit.context.close()
 
 
 def test_a_wrong_key_is_told_and_a_right_one_opens(visit: Visit) -> None:

@@ -90,6 +90,7 @@ def publish(
     current: bool = True,
     alpha: float = 0.01,
     dropped: tuple[str, ...] = (),
+    held_out: bool | None = None,
 ) -> Path:
     """Writes models_dir/name/version, and CURRENT; the folder of the version."""
     files = {file: file.encode() for file in FILES} | {"scorer.onnx": scorer(features, scale)}
@@ -105,7 +106,7 @@ def publish(
         score_kind="reconstruction",
         alpha=alpha,
         threshold=calibration.threshold(scores, alpha),
-        calibration=Calibration(scores=tuple(float(score) for score in scores)),
+        calibration=Calibration(scores=tuple(float(score) for score in scores), held_out=held_out),
         latent=2,
         training={"seed": 0},
         metrics={"auroc": 0.9},

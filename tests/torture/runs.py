@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MODULES = ("bundles", "tables", "fits", "overload", "switches", "processes", "prunes")
+MODULES = ("bundles", "tables", "fits", "overload", "switches", "processes", "prunes", "watched")
 
 
 @dataclass
