@@ -1,11 +1,12 @@
 """Bundles once published are loaded for ever: the tracked example, and each that is added here when the schema rises."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from service.detector import Detector
-from service.manifest import MANIFEST, read_bundle
+from service.manifest import MANIFEST, parse_manifest, read_bundle
 
 ROOT = Path(__file__).parent.parent.parent
 BUNDLES = sorted(path.parent for folder in ("models/example", "tests/contract") for path in ROOT.glob(f"{folder}/**/{MANIFEST}"))
@@ -15,6 +16,16 @@ BUNDLES = sorted(path.parent for folder in ("models/example", "tests/contract") 
 def test_it_loads_and_its_golden_records_have_their_scores(folder):
     detector = Detector(read_bundle(folder), "cpu")
     assert detector.manifest.golden
+
+
+def test_a_manifest_of_before_references_is_read_as_one_that_has_none():
+    told = json.loads((BUNDLES[0] / MANIFEST).read_bytes())
+    del told["calibration"]["held_out"]
+    for feature in told["features"]:
+        del feature["reference"]
+    manifest = parse_manifest(json.dumps(told).encode())
+    assert manifest.calibration.held_out is None
+    assert all(feature.reference is None for feature in manifest.features)
 
 
 def test_there_is_one():
