@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from service import docs_page, log, open_inference, open_inference_routes, page, routes
+from service import docs_page, log, memory, open_inference, open_inference_routes, page, routes
 from service.activity import Activity
 from service.auth import Keys
 from service.errors import Problem, from_status, internal_error
@@ -58,6 +58,7 @@ class Service(FastAPI):
             swagger_ui_oauth2_redirect_url=None,
             # FastAPI's own telemetry would tell of all but the scores, and of validation errors with the values that were sent.
             telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
+            redirect_slashes=False,  # its Location would name whatever host the client named
         )
         log.configure(settings.log_format)
         self.settings = settings
@@ -121,6 +122,7 @@ class Service(FastAPI):
         if not isinstance(error, Problem):
             log.fault(error, request_id)
             error = internal_error()
+        error.__traceback__ = None  # else its frames, which hold it, keep the body in memory until a garbage collection
         self.metrics.errors[error.code] += 1
         return error
 
@@ -245,7 +247,9 @@ def product_version() -> str:
 async def _lifespan(service: Any) -> AsyncIterator[None]:
     if service.keys.open:
         log.event(WARNING, "no API key is set: anybody who reaches this port may score; set ANOMALY_API_KEYS")
+    memory.give_back()
     await service.registry.start()
+    service.keys.start()
     if service.settings.page:
         service.activity.start()
     if service.workers is not None:
@@ -255,6 +259,7 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
     service.draining = True
     watching.cancel()
     await service.activity.stop()
+    await service.keys.stop()
     await service.registry.stop()
     if service.workers is not None:
         await service.workers.stop()

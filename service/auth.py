@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Mapping
+from logging import INFO, WARNING
 from pathlib import Path
 
+from service import log
 from service.errors import Problem
 from service.settings import Settings, SettingsError
 
 
 class Keys:
-    """The digests of the keys. Every comparison is with all of them and takes the same time, whichever fits."""
+    """The digests of the keys. Every comparison is with all of them and takes the same time, whichever fits.
+
+    Files of keys are read again every so many seconds, so that a key is replaced without a restart.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Raises SettingsError where a file of keys cannot be read or holds none."""
-        self._admin = [_digest(key) for key in (*settings.admin_keys, *_read(settings.admin_keys_file))]
-        self._api = [_digest(key) for key in (*settings.api_keys, *_read(settings.api_keys_file))]
+        self._settings = settings
+        self._admin, self._api = self._read()
         self.open = not self._api  # no API key set: anybody may score
         self.admin_off = not self._admin
+        self._watch: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to look for new keys, where there is a file to find them in."""
+        if self._settings.reload_seconds and (self._settings.api_keys_file or self._settings.admin_keys_file):
+            self._watch = asyncio.get_running_loop().create_task(self._watch_for_ever())
+
+    async def stop(self) -> None:
+        """Ends the looking."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
 
     def check_api(self, headers: Mapping[bytes, bytes]) -> None:
         """Passes an API or admin key; else raises the 401."""
@@ -37,6 +57,31 @@ class Keys:
         if self._one_of(self._api, headers):
             raise Problem("forbidden", "This key may score, but not administer: use an admin key.")
         raise _unauthorized()
+
+    def _read(self) -> tuple[list[bytes], list[bytes]]:
+        settings = self._settings
+        admin, api = (
+            (*settings.admin_keys, *_read(settings.admin_keys_file)),
+            (*settings.api_keys, *_read(settings.api_keys_file)),
+        )
+        return [_digest(key) for key in admin], [_digest(key) for key in api]
+
+    async def _watch_for_ever(self) -> None:
+        """Takes up what the files hold now. A file that is gone or empty changes nothing: it never opens the service."""
+        told = ""
+        while True:
+            await asyncio.sleep(self._settings.reload_seconds)
+            try:
+                found = await asyncio.to_thread(self._read)
+            except SettingsError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.event(WARNING, "keys not read again: those of before hold", reason=told)
+                continue
+            told = ""
+            if found != (self._admin, self._api):
+                self._admin, self._api = found
+                log.event(INFO, "keys changed", api=str(len(self._api)), admin=str(len(self._admin)))
 
     @staticmethod
     def _one_of(digests: list[bytes], headers: Mapping[bytes, bytes]) -> bool:

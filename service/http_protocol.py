@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol, with limits that it lacks: on the time a request takes to arrive, and on the size of its head.
+"""uvicorn's HTTP protocol, with limits that it lacks: on the time a request takes to arrive and its answer to be taken, and on
+the size of its head. And in order where uvicorn is not: what is refused is never answered before what came earlier.
 
 One sweep a half second over all connections looks for those that are late: a timer of its own would cost every request more
 than the rest of this file. Built on uvicorn's HttpToolsProtocol, whose methods it extends; tests/service/test_http_protocol.py
@@ -9,9 +10,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
+import struct
 from time import perf_counter
 from typing import Any, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service import direct
@@ -22,6 +26,7 @@ from service.errors import Problem
 SWEEP_SECONDS = 0.5
 LINGER_TURNS, LINGER_SECONDS = 5, 0.02  # of the event loop, each with its look at what has come, for what was sent before an end
 MAX_HEAD_BYTES = 32 << 10
+SLOWEST = 1 << 10  # bytes of an answer that a client takes in a second, on average over the time that a request may take
 _sweeping: list[Any] = []  # the servers whose connections are being looked at
 _ids = map(f"{os.urandom(6).hex()}-c%x".__mod__, itertools.count(1))
 
@@ -38,11 +43,14 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_seconds, self._request_seconds = settings.head_seconds, settings.request_seconds
         self._since: float | None = self.loop.time()  # when the request that is arriving began; None between requests
         self._in_head = True
-        self._fed = 0  # bytes since the request began
-        self._stalled: float | None = None  # since when the client has not taken what was sent
+        self._fed = 0  # bytes since the request, or the last part of its body
+        self._behind = False  # it began in the packet in which the one before ended, so that not all of it is counted
+        self._untaken: tuple[float, int] | None = None  # when so many bytes waited for the client
         self._refused = False
         self._idle: float | None = None  # since when nobody waits for anything on this connection
         self._leaving: float | None = None  # the idle time that was too long at the last sweep
+        self._upgrading = False  # the head that has just been read asks for another protocol
+        self._running: Any = None  # the cycle whose answer is the next to be sent
         self._default_lines, self._default_head = list[tuple[bytes, bytes]](), b""
         if self.server_state not in _sweeping:
             _sweeping.append(self.server_state)
@@ -55,21 +63,55 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._since is None:
             self._since, self._idle = self.loop.time(), None
         self._fed += len(data)
-        super().data_received(data)
-        if self._in_head and self._fed > MAX_HEAD_BYTES:
+        self._unset_keepalive_if_required()
+        rest: memoryview | None = memoryview(data)
+        try:
+            while rest is not None:
+                rest = self._feed(rest)
+        except httptools.HttpParserError:
+            if not self._refused:
+                self._refuse(Problem("invalid_http", "Invalid HTTP request received."))
+        if self._fed > MAX_HEAD_BYTES and not self._refused:
             self._refuse_head()
 
+    def _feed(self, data: memoryview) -> memoryview | None:
+        """Parses; returns what comes after a head that was begun anew, without its wish for another protocol.
+
+        The parser would take the body of such a request for the next request: clients that ask for HTTP/2 would score nothing,
+        and who gets a proxy to pass such a head on could smuggle a request in.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stopped:
+            self._upgrading = False
+            if self._refused:
+                return None
+            first = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+            lines = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self.parser.feed_data(b"".join([first, *lines, b"\r\n"]))
+            return data[stopped.args[0] :]
+        return None
+
     def on_message_begin(self) -> None:
-        """A request's head begins."""
+        """A request's head begins, perhaps in the packet in which the one before ended."""
         super().on_message_begin()
         self._in_head = True
+        if self._since is None:
+            self._since, self._behind = self.loop.time(), True
 
     def on_headers_complete(self) -> None:
         """The head is whole; the request goes to the application, unless the head is too large."""
-        self._in_head = False
-        if self._fed > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
+        if (self._fed > MAX_HEAD_BYTES or self._behind) and self._head_bytes() > MAX_HEAD_BYTES:
             self._refuse_head()
+        self._fed, self._behind = 0, False
         if self._refused:
+            return
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse(Problem("method_not_allowed", "This is no proxy.", headers={"Allow": "GET, HEAD, POST"}))
+            self._upgrading = True
             return
         exchange = direct.begin(self, self.app)
         if exchange is None:
@@ -77,17 +119,23 @@ class LimitedProtocol(HttpToolsProtocol):
             if cast(Service, self.app).draining:
                 self.cycle.keep_alive = False
         else:
-            self.cycle = exchange
+            self.cycle = self._running = exchange
+        self.headers, self._in_head = _NOWHERE, False
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
+        self._fed = 0
+        if self._refused:
+            return
         if type(self.cycle) is Exchange:
             self.cycle.body += body
-        elif not self._refused:
+        else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is whole: its clock stops."""
+        if self._upgrading:
+            return
         self._since, self._fed, self._in_head = None, 0, True
         if self._refused:
             return
@@ -98,9 +146,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone, or this side has ended it."""
-        if type(self.cycle) is Exchange and not self.cycle.response_complete:
-            self.cycle.gone()
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True  # uvicorn tells the last one that came
+            running.message_event.set()
+            if type(running) is Exchange:
+                running.gone()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_exchange_complete(self) -> None:
         """As on_response_complete, but for its timer for idle connections, which the sweep does without."""
@@ -117,14 +173,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._default_lines, self._default_head = lines, b"".join([b"%b: %b\r\n" % pair for pair in lines])
         return self._default_head
 
-    def pause_writing(self) -> None:
-        """The client does not take what is sent."""
-        self._stalled = self.loop.time()
-        super().pause_writing()
-
     def resume_writing(self) -> None:
-        """The client takes it again."""
-        self._stalled = None
+        """The client has taken nearly all that was sent."""
+        self._untaken = None
         super().resume_writing()
 
     def shutdown(self) -> None:
@@ -139,16 +190,14 @@ class LimitedProtocol(HttpToolsProtocol):
         """Leaves it to the sweep to close a connection that has been idle for too long, as those of Exchanges."""
         self._idle = self.loop.time() - self.timeout_keep_alive
 
-    def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets a problem document, too."""
-        self._refuse(Problem("invalid_http", msg))
-
     def check_time(self, now: float) -> None:
-        """Ends the connection if its client is late."""
-        if self.transport.is_closing():
-            return
-        if self._stalled is not None and now - self._stalled > self._request_seconds:
+        """Ends the connection if its client is late, in sending or in taking."""
+        if self._too_slow(now):
+            own = self.transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # the system, too, forgets the rest
             self.transport.abort()
+        elif self._refused or self.transport.is_closing():
+            return  # it ends as soon as what is to be sent is taken
         elif self._since is None:
             if self._idle is not None and now - self._idle > self.timeout_keep_alive:
                 if self._leaving == self._idle:  # so still at a second look: what came before the first has been read by now
@@ -171,42 +220,70 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._between_requests() and not self.transport.is_closing():
             self.transport.close()
 
+    def _too_slow(self, now: float) -> bool:
+        """Whether the client does not take its answers."""
+        left = self.transport.get_write_buffer_size()
+        if not left:
+            self._untaken = None
+        elif self._untaken is None or left <= self._untaken[1] - SLOWEST * self._request_seconds:
+            self._untaken = now, left
+        return self._untaken is not None and now - self._untaken[0] > self._request_seconds
+
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _refuse_head(self) -> None:
-        self._refuse(Problem("head_too_large", f"The head of a request may have {MAX_HEAD_BYTES} bytes."))
+        self._refuse(Problem("head_too_large", f"The head of a request may have {MAX_HEAD_BYTES} bytes, and so what frames it."))
 
     def _refuse(self, problem: Problem) -> None:
-        """Answers on the connection itself, where the application has not begun to, and closes it."""
+        """Answers on the connection itself, if there is still an answer to give, and closes it. What came before has its answer
+        first, and the connection then ends without one more.
+        """
         self._refused = True
-        cycle = self.cycle
-        request_id = self._count_refusal(problem)
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        before, own = self.cycle, None
+        if not self._in_head:  # what is refused is the body of the last request
+            before, own = None, self.cycle
+            if self.pipeline:
+                self.pipeline.popleft()
+                before = self.pipeline[0][0] if self.pipeline else self._running
+        if before is not None and not before.response_complete:
+            before.keep_alive = False
+            return
+        if own is None or not own.response_started:
+            request_id = self._count_refusal(problem, own)
             body = problem.body(request_id)
             head = [*problem.head(body, request_id), (b"connection", b"close")]
             lines = b"".join([b"%b: %b\r\n" % pair for pair in head])
             self.transport.write(b"".join([STATUS_LINE[problem.status], self.default_head(), lines, b"\r\n", body]))
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True  # the application, if it still waits for the body, learns that the client is gone
-            cycle.message_event.set()
+        if own is not None and not own.response_complete:
+            own.disconnected = True  # the application, if it still waits for the body, learns that the client is gone
+            own.message_event.set()
         self.transport.close()
 
-    def _count_refusal(self, problem: Problem) -> str:
+    def _count_refusal(self, problem: Problem, own: Any) -> str:
         """Counts and logs it as any other answer, here or where the request under way is; returns the id of the request."""
-        service, cycle = cast(Service, self.app), self.cycle
+        service = cast(Service, self.app)
         service.metrics.errors[problem.code] += 1
-        if type(cycle) is Exchange and not cycle.response_complete:
-            cycle.refused = problem.status
-            return cycle.request_id
-        if cycle is not None and not cycle.response_complete:
-            if not cycle.response_started:
-                cycle.scope["refused"] = problem.status
-            return str(cycle.scope.get("request_id") or next(_ids))
+        if type(own) is Exchange:
+            own.refused = problem.status
+            return own.request_id
+        if own is not None:
+            own.scope["refused"] = problem.status
+            return str(own.scope.get("request_id") or next(_ids))
         request_id = next(_ids)
         spent = 0.0 if self._since is None else self.loop.time() - self._since
         service.count("other", "-", '"-"', problem.status, request_id, perf_counter() - spent)
         return request_id
+
+
+class _Nowhere(list[tuple[bytes, bytes]]):
+    """What follows a body in chunks is no part of the head."""
+
+    def append(self, _: tuple[bytes, bytes]) -> None:
+        """Forgets it."""
+
+
+_NOWHERE = _Nowhere()
 
 
 def _sweep(loop: Any, server_state: Any) -> None:

@@ -84,7 +84,9 @@ def too_late() -> Problem:
 
 
 async def read_body(message: Message, receive: Receive, limit: int) -> bytes:
-    """The whole body, of which `message` is the first part. Raises the 413 as soon as it is over the limit."""
+    """The whole body, of which `message` is the first part. Raises the 413 as soon as it is over the limit; ClientGoneError."""
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
     parts: list[bytes] = [message["body"]]
     size = len(parts[0])
     while message.get("more_body", False):

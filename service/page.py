@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from datetime import date, timedelta
 from functools import cache
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from service.activity import shares
 from service.encoding import decode
 from service.errors import Problem
-from service.limits import read_body
+from service.limits import ClientGoneError, read_body
 from service.manifest import Manifest
 from service.metrics import SCORES
 from service.page_schemas import ActivityDocument, ExampleRecord
@@ -60,7 +61,9 @@ async def needs_key_or_form(request: Request, service: App) -> None:
     """Lets an API or admin key pass, in a header or, as a browser opens a page with, in the field `key` of a form."""
     headers = dict(request.scope["headers"])
     if headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower() == FORM:
-        body = await read_body(await request.receive(), request.receive, MAX_FORM_BYTES)
+        body = b""
+        with contextlib.suppress(ClientGoneError):
+            body = await read_body(await request.receive(), request.receive, MAX_FORM_BYTES)
         given = parse_qs(body.decode("latin-1")).get("key", [""])[0]
         headers[b"authorization"] = b"Bearer " + given.encode()
     service.keys.check_api(headers)

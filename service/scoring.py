@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.types import Message, Receive, Scope, Send
 
-from service import batching, log, tabular
+from service import batching, tabular
 from service.batching import Answer, Batcher, Observed
-from service.errors import Problem, internal_error
+from service.errors import Problem
 from service.limits import ClientGoneError, Permits, check_length, deadline, inflate, read_body, too_late
 from service.metrics import STAGES
 from service.registry import Live
@@ -148,11 +148,8 @@ class Scoring:
         except Exception as error:
             if not started:
                 raise
-            if not isinstance(error, Problem):
-                log.fault(error, request_id)
-            problem = error if isinstance(error, Problem) else internal_error()
-            self._metrics.errors[problem.code] += 1
-            await send(part(b'{"error":%b}\n' % problem.body(request_id), more=True))
+            told = self._service.problem(error, request_id).body(request_id)
+            await send(part(b'{"error":%b}\n' % told, more=True))
             await pieces.drain()
             await send(part(b"", more=False))
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import time
 from collections.abc import Mapping
@@ -138,6 +139,7 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
     for name, value in overrides.items():
         os.environ[PREFIX + name.upper()] = value
     log.configure(settings.log_format)
+    _allow_connections()
     config = uvicorn.Config(
         "service.app:create_app",
         factory=True,
@@ -163,6 +165,13 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
     except SystemExit:  # uvicorn's way to say that it could not start; the log says why
         return CANNOT_START
     return CANNOT_START if any(process.exitcode == STARTUP_FAILURE for process in workers.processes) else 0
+
+
+def _allow_connections() -> None:
+    """As many connections as the system allows: the usual 1,024 are few where clients are slow."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # some systems say more than they give
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def settings_for(arguments: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:

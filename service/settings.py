@@ -93,9 +93,11 @@ class Settings:
         "auto", _one_of("auto", "cuda", "cpu"), "where the graphs run; with cuda, no usable GPU is an error at start"
     )
     api_keys: tuple[str, ...] = _setting((), _keys, "keys that may score and read, comma-separated; none: open to all")
-    api_keys_file: Path | None = _setting(None, Path, "a file of such keys, one a line or comma-separated")
+    api_keys_file: Path | None = _setting(
+        None, Path, "a file of such keys, one a line or comma-separated; looked at again as often as CURRENT is"
+    )
     admin_keys: tuple[str, ...] = _setting((), _keys, "keys that may also reload, comma-separated; none: admin endpoints are off")
-    admin_keys_file: Path | None = _setting(None, Path, "a file of such keys")
+    admin_keys_file: Path | None = _setting(None, Path, "a file of such keys, looked at again likewise")
     metrics_need_key: bool = _setting(False, _truth, "whether GET /metrics asks for an API key")
     docs_need_key: bool = _setting(False, _truth, "whether /docs and /openapi.json ask for an API key")
     page: bool = _setting(True, _truth, "whether / is a page for people; without it, nothing is kept for it either")
@@ -118,7 +120,11 @@ class Settings:
         5.0, _seconds, "the age of the last good score from which /health scores a record of its own"
     )
     head_seconds: float = _setting(5.0, _seconds, "time for the head of a request to arrive; then 408 (`serve` only)")
-    request_seconds: float = _setting(30.0, _seconds, "time for the whole of a request to arrive; then 408 (`serve` only)")
+    request_seconds: float = _setting(
+        30.0,
+        _seconds,
+        "time for the whole of a request to arrive, then 408; also for a client that takes no answer (`serve` only)",
+    )
     shutdown_seconds: int = _setting(30, _whole(0, 3600), "time that requests under way have to finish after SIGTERM")
     tracing: bool = _setting(
         False, _truth, "whether requests for scores are traced by OpenTelemetry, as its own variables OTEL_* say (extra `trace`)"

@@ -28,7 +28,7 @@ MODULES = {
     "codeop",
     "ctypes",
 }
-NEEDED = {("session.py", "ctypes")}  # asks whether there is an NVIDIA driver
+NEEDED = {("session.py", "ctypes"), ("memory.py", "ctypes")}  # is there an NVIDIA driver? free memory goes back
 CALLS = {
     *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.execv", "os.execve", "os.spawnl"),
     *("subprocess.getoutput", "subprocess.getstatusoutput", "yaml.load", "tempfile.mktemp", "runpy.run_path"),

@@ -1,10 +1,15 @@
 """Who may do what."""
 
+import asyncio
+import hmac
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from service.auth import Keys
+from service.errors import Problem
 from service.settings import Settings, SettingsError
 from tests.service.client import check_problem
 from tests.service.conftest import Serve
@@ -84,3 +89,60 @@ def test_keys_may_come_from_files(tmp_path: Path) -> None:
     for name in ("empty", "missing"):
         with pytest.raises(SettingsError, match=name):
             Keys(Settings(api_keys_file=tmp_path / name))
+
+
+def test_every_key_takes_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, compared = Keys(Settings(api_keys=("one", "two", "three"), admin_keys=("root",))), list[tuple[int, int]]()
+    real = hmac.compare_digest
+
+    def noted(a: bytes, b: bytes) -> bool:
+        compared.append((len(a), len(b)))
+        return real(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", noted)
+    for key in (b"one", b"three", b"root", b"", b"o", b"x" * 10_000):
+        with suppress(Problem):
+            keys.check_api({b"x-api-key": key})
+    assert compared == [(32, 32)] * 4 * 6
+
+
+def test_a_file_of_keys_is_read_again(serve: Serve, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    api, admin = tmp_path / "api", tmp_path / "admin"
+    api.write_text("old\n")
+    admin.write_text("root\n")
+    client = serve(api_keys_file=api, admin_keys_file=admin, reload_seconds=0.01)
+
+    def accepted() -> set[str]:
+        client.run(asyncio.sleep(0.01))
+        return {key for key in ("old", "new", "root") if client.get("/models", headers={"x-api-key": key}).status_code == 200}
+
+    def comes_to(keys: set[str]) -> bool:
+        end = time.monotonic() + 20
+        while (found := accepted()) != keys and time.monotonic() < end:
+            pass
+        return found == keys
+
+    assert comes_to({"old", "root"})
+    for text, keys in (("old\nnew\n", {"old", "new", "root"}), ("new\n", {"new", "root"})):
+        (tmp_path / "next").write_text(text)
+        (tmp_path / "next").rename(api)
+        assert comes_to(keys)
+    log = ""
+    for spoil in (lambda: api.write_text(""), api.unlink):  # never opens the service, nor locks its clients out
+        spoil()
+        end = time.monotonic() + 20
+        while log.count("those of before hold") < 1 and time.monotonic() < end:
+            assert accepted() == {"new", "root"}
+            log += capfd.readouterr().err
+        assert "those of before hold" in log
+        log = ""
+    api.write_text("old")
+    assert comes_to({"old", "root"})
+
+
+def test_without_polling_a_file_of_keys_is_read_once(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("old")
+    client = serve(api_keys_file=tmp_path / "keys")
+    (tmp_path / "keys").write_text("new")
+    client.run(asyncio.sleep(0.05))
+    assert client.get("/models", headers={"x-api-key": "old"}).status_code == 200

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import pytest
 
 from tests.service import gpu
 from tests.service.tiny_bundle import GOOD
+from tests.torture.probed import serving as probed
+from tests.torture.probed import until
 
 BODY = json.dumps({"records": [GOOD]}).encode()
 POST = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -123,6 +125,15 @@ def test_a_head_that_does_not_arrive_is_a_408(server: Server, sent: bytes) -> No
     assert time.monotonic() - began >= HEAD_SECONDS
 
 
+@pytest.mark.parametrize("half", [WHOLE[:-1], POST])
+def test_half_a_request_behind_a_whole_one_has_its_time_too(server: Server, half: bytes) -> None:
+    with server.connect() as connection:
+        connection.sendall(WHOLE + half)
+        assert read_answer(connection)[0] == 200
+        check_refusal(read_answer(connection), 408, "request_timeout")
+        assert connection.recv(1) == b""
+
+
 def test_a_body_that_does_not_arrive_is_a_408(server: Server) -> None:
     with server.connect() as connection:
         connection.sendall(POST + b"Content-Length: 100\r\n\r\n{")
@@ -211,6 +222,109 @@ def test_100_continue_is_sent_only_for_bodies_that_are_wanted(server: Server) ->
 )
 def test_what_is_no_http_is_a_400(server: Server, sent: bytes) -> None:
     check_refusal(server.ask(sent), 400, "invalid_http")
+
+
+def chunked(body: bytes, trailer: bytes = b"") -> bytes:
+    return POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, trailer)
+
+
+def counted(server: Server, line: str) -> float:
+    with server.connect() as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        text = b""
+        while more := connection.recv(65536):
+            text += more
+    found = re.search(rf"^{re.escape(line)} (\S+)$", text.decode(), re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_wish_for_another_protocol_is_not_granted_and_smuggles_nothing_in(server: Server, split: bool) -> None:
+    wish = POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n"
+    inner = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    with server.connect() as connection:
+        for body, code in ((BODY, 200), (inner, 400), (BODY, 200)):
+            head = wish + b"Content-Length: %d\r\n\r\n" % len(body)
+            connection.sendall(head if split else head + body)
+            if split:
+                time.sleep(0.01)  # two packets
+                connection.sendall(body)
+            status, _, document = read_answer(connection)
+            assert status == code
+            assert document.get("code") == (None if code == 200 else "invalid_json")
+        connection.sendall((wish + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY) * 3)
+        text = b""
+        while text.count(b"HTTP/1.1 200") < 3 or not text.endswith(b"]}"):
+            text += connection.recv(65536)
+
+
+def test_lines_after_the_last_chunk_are_no_headers(server: Server) -> None:
+    assert server.ask(chunked(BODY, b"Content-Encoding: gzip\r\nContent-Type: text/plain\r\n"))[0] == 200
+    with server.connect() as connection:
+        connection.sendall(chunked(BODY)[:-2])
+        with suppress(OSError):  # it may end while more is sent
+            for _ in range(100):
+                connection.sendall(b"X-A: " + b"a" * 65536 + b"\r\n")
+        check_refusal(read_answer(connection), 431, "head_too_large")
+
+
+def test_what_is_refused_is_not_answered_before_what_came_earlier(server: Server) -> None:
+    for first in (WHOLE, chunked(BODY)):
+        for bad in (b"nonsense\r\n\r\n", b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n", chunked(BODY)[:-5] + b"zz\r\n"):
+            with server.connect() as connection:
+                connection.sendall(first + bad)
+                status, _, document = read_answer(connection)
+                assert (status, document["model"]) == (200, "tiny")
+                with suppress(ConnectionResetError):
+                    assert connection.recv(12) in (b"", b"HTTP/1.1 400", b"HTTP/1.1 431")
+
+
+def test_one_request_has_one_answer(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(POST + b"Content-Length: 100001\r\n\r\n")
+        check_refusal(read_answer(connection), 413, "body_too_large")
+        assert connection.recv(65536) == b""  # the body is late, and has had its answer
+
+
+def test_refusals_of_the_connection_itself_are_counted_and_logged(bundle_dir: Path, tmp_path: Path) -> None:
+    with probed(tmp_path, bundle_dir, log_requests=True) as served:
+        server = Server(served.process, served.port)
+        check_refusal(server.ask(b"GET /a\x01 HTTP/1.1\r\n\r\n"), 400, "invalid_http")
+        check_refusal(server.ask(b"GET /" + b"a" * 40_000), 431, "head_too_large")
+        assert counted(server, 'anomaly_errors_total{code="invalid_http"}') == 1
+        assert counted(server, 'anomaly_errors_total{code="head_too_large"}') == 1
+        assert counted(server, 'anomaly_requests_total{method="OTHER",route="other",status="431"}') == 1
+        until(lambda: '"status":431' in served.log())
+        line = next(json.loads(line) for line in served.log().splitlines() if '"status":431' in line)
+        assert line["path"] == "-"
+
+
+def test_a_client_that_does_not_take_its_answer_is_left(bundle_dir: Path, tmp_path: Path) -> None:
+    with probed(tmp_path, bundle_dir, request_seconds=1) as served:
+        until(lambda: served.descriptors() > 10)
+        before = served.descriptors()
+        body = json.dumps({"records": [GOOD] * 9000, "explain": "all"}).encode()
+        head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+        with socket.socket() as own:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            own.connect(("127.0.0.1", served.port))
+            own.sendall(head + body)
+            assert until(lambda: served.descriptors() > before)
+            assert until(lambda: served.descriptors() <= before)
+        assert Server(served.process, served.port).ask(WHOLE)[0] == 200
+
+
+def test_pipelining_clients_that_vanish_are_no_fault_of_ours(bundle_dir: Path, tmp_path: Path) -> None:
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" + chunked(BODY) + WHOLE
+    with probed(tmp_path, bundle_dir, request_seconds=1) as served:
+        until(lambda: served.descriptors() > 10)
+        before = served.descriptors()
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", served.port)) as own:
+                own.sendall(asked * 60)
+        assert until(lambda: served.descriptors() <= before)
+        assert Server(served.process, served.port).ask(WHOLE)[0] == 200
+        assert '"error"' not in served.log()
 
 
 def test_clients_that_vanish_leave_nothing_behind(server: Server) -> None:

@@ -191,7 +191,7 @@ def test_a_body_that_breaks_off_is_nobodys_request() -> None:
         return {"type": "http.disconnect"}
 
     with pytest.raises(ClientGoneError):
-        asyncio.run(read_body({"body": b"{", "more_body": True}, receive, 100))
+        asyncio.run(read_body({"type": "http.request", "body": b"{", "more_body": True}, receive, 100))
 
 
 @pytest.mark.parametrize("width", [1, 3])

@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MODULES = ("bundles", "tables", "fits", "overload", "switches", "processes", "prunes", "watched")
+MODULES = (
+    *("bundles", "tables", "fits", "overload", "switches", "processes", "prunes", "watched"),
+    *("error_table", "right_answers", "hostile_requests", "floods", "slow_clients", "names_and_keys", "openapi_fuzz"),
+)
 
 
 @dataclass
