@@ -19,6 +19,7 @@ import numpy as np
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 CLOSE = b"connection: close"
+EXPIRY = 3.0  # seconds after which a client does not use an idle connection again: less than the service's 5
 LIVE_EVERY = 0.05  # seconds
 
 
@@ -50,7 +51,7 @@ class Connection:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
-        self.began = self.sent = 0.0
+        self.began = self.sent = self.ended = 0.0
         self.live = self.answered = self.last = False
         self._left, self._told, self._end, self._poll, self._blocked = memoryview(b""), b"", -1, poll, False
         poll.register(self.socket, select.EPOLLIN)
@@ -155,6 +156,9 @@ class Load:
     def _send(self) -> None:
         while self._due and (self._free or len(self._connections) < self._most):
             connection = self._free.pop() if self._free else self._open()
+            if connection.answered and perf_counter() - connection.ended > EXPIRY:  # the service may be closing it by now
+                self._drop(connection)
+                continue
             connection.send(self._requests[self._turn % len(self._requests)], self._due.popleft())
             self._turn += 1
             self.seen.offered += 1
@@ -177,6 +181,7 @@ class Load:
             if answer and connection.last:
                 self._drop(connection)
             elif connection.free():
+                connection.ended = perf_counter()
                 self._free.append(connection)
 
     def _note(self, connection: Connection, answer: bytes, now: float, began: float) -> None:
