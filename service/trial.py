@@ -16,7 +16,7 @@ from service.manifest import Bundle, BundleError, parse_manifest
 SCORER = "scorer.onnx"
 MEMORY = 4 << 30  # bytes of address space beside the bundle: 2 GiB that a graph may hold by service/graph.py, and libraries
 REFUSED = 3
-PRIORITY = 10  # of `nice`: requests go first
+PRIORITY = 5  # of `nice`: requests go first, but on a busy host the trial has to come to an end in its time
 
 
 def attempt(bundle: Bundle, seconds: float, memory: int = MEMORY) -> None:
