@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from service import log
 from service.graph import GraphError, check
 from service.manifest import BundleError
+from service.subgraph import needed_by
 
 Provider = Literal["auto", "cuda", "cpu"]
 SLICE = 512  # rows a run: memory does not grow with the request, and a slice stays in the cache
@@ -38,13 +39,13 @@ class Session:
 
     def __init__(self, graph: bytes, width: int, provider: Provider = "auto") -> None:
         """Loads the graph from the very bytes that were verified. Raises BundleError."""
-        self._session = load(graph, provider)
-        self.provider: str = self._session.get_providers()[0]
+        whole, self._lock = load(graph, provider), threading.Lock()
+        self.provider: str = whole.get_providers()[0]
         self.lost: str | None = None  # why a GPU that is there is not used, or no longer
         if provider == "auto" and self.provider != CUDA and _may_have_cuda():
             self._fall_back("onnxruntime could not use it")
         self._graph = graph if provider == "auto" and self.provider == CUDA else None  # to load again should the GPU be lost
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        inputs, outputs = whole.get_inputs(), whole.get_outputs()
         if [(i.name, i.type, i.shape[1:]) for i in inputs] != [("x", "tensor(float)", [width])]:
             raise BundleError(f"scorer.onnx must take one float input x of {width} columns")
         if tuple(output.name for output in outputs) != NAMES:
@@ -55,10 +56,8 @@ class Session:
                 "scorer.onnx must give float answers of one column, its contributions and expected values of theirs"
             )
         self._nothing = [np.empty((0, int(outputs[3].shape[1])), np.float32), np.empty((0, width), np.float32)]
-        self._scores_only = onnxruntime.RunOptions()
-        self._scores_only.only_execute_path_to_fetches = True  # the reasons are not computed where nobody asks for them
-        # onnxruntime keeps what a path needs per set of outputs without a lock; one run at a time is also what one core can do.
-        self._lock = threading.Lock()
+        # Most records are asked no reasons for: those have a session of what the scores alone need, the first of the two.
+        self._sessions = load(needed_by(NAMES[:3], graph), provider), whole
 
     def run(self, x: NDArray[np.float32], explain: bool) -> Answers:
         """The graph's answers to x (N, C), in slices of SLICE rows."""
@@ -68,18 +67,19 @@ class Session:
         return self._answers([np.concatenate(parts) for parts in zip(*slices, strict=True)])
 
     def _run(self, x: NDArray[np.float32], explain: bool) -> list[NDArray[np.float32]]:
-        wanted = (NAMES, {"x": x}) if explain else (NAMES[:3], {"x": x}, self._scores_only)
-        with self._lock:
-            try:
-                answers = self._session.run(*wanted)
-            except Exception as error:
-                if self._graph is None:
-                    raise
-                session = load(self._graph, "cpu")
-                answers = session.run(*wanted)  # what the CPU cannot run either is the graph's fault, and no lost GPU
-                self._session, self._graph, self.provider = session, None, CPU
-                self._fall_back(type(error).__name__)
-        return cast("list[NDArray[np.float32]]", answers)
+        asked, sessions = int(explain), self._sessions
+        try:
+            return _ask(sessions[asked], x)
+        except Exception as error:
+            with self._lock:  # several threads may find it lost at a time
+                if sessions is self._sessions:
+                    if self._graph is None:
+                        raise
+                    sessions = load(needed_by(NAMES[:3], self._graph), "cpu"), load(self._graph, "cpu")
+                    _ask(sessions[asked], x)  # what the CPU cannot run either is the graph's fault, and no lost GPU
+                    self._sessions, self._graph, self.provider = sessions, None, CPU
+                    self._fall_back(type(error).__name__)
+        return _ask(self._sessions[asked], x)
 
     def _fall_back(self, why: str) -> None:
         self.lost = why
@@ -87,6 +87,10 @@ class Session:
 
     def _answers(self, told: list[NDArray[np.float32]]) -> Answers:
         return Answers(told[0][:, 0], told[1][:, 0], told[2][:, 0], *(told[3:] or self._nothing))
+
+
+def _ask(session: Any, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    return cast("list[NDArray[np.float32]]", session.run(None, {"x": x}))
 
 
 def load(graph: bytes, provider: Provider = "auto") -> Any:

@@ -228,6 +228,23 @@ def _largest(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
     return [Tensor(shape[:axis] + (1,) * node.whole("keepdims", 1) + shape[axis + 1 :])], inputs[0].cells
 
 
+def _reduced(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
+    data, axes = inputs
+    gone = {range(len(data.shape))[axis] for axis in _fixed(axes)}
+    if not node.whole("keepdims", 1):
+        raise GraphError("axes that are not kept")
+    return [Tensor(tuple(1 if axis in gone else size for axis, size in enumerate(data.shape)))], data.cells
+
+
+def _reshape(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
+    """To rows of so many values: (n, W) to (n W / P, P)."""
+    data, sizes = inputs
+    rows, width = _fixed(sizes)
+    if rows != -1 or width < 1 or not isinstance(data.shape[0], Rows) or math.prod(data.shape[1:]) < 1:
+        raise GraphError("not to rows of so many values")
+    return [Tensor(((data.shape[0] * int(math.prod(data.shape[1:]))) // width, width))], 0
+
+
 def _product(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
     """MatMul and Gemm: of matrices, their constants finite."""
     if any(given.constant is not None and not np.isfinite(given.constant).all() for given in inputs):
@@ -250,13 +267,14 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "Min": lambda *parts: np.minimum.reduce(_without_rows(*parts)),
 }
 ELEMENT_BY_ELEMENT = (
-    *("Abs", "Atan", "Clip", "Equal", "Exp", "Greater", "IsNaN", "Less", "Log", "Max"),
+    *("Abs", "Atan", "Clip", "Equal", "Exp", "Greater", "IsNaN", "Less", "LessOrEqual", "Log", "Max"),
     *("Neg", "Reciprocal", "Relu", "Sigmoid", "Sign", "Sqrt", "Tanh", "Where"),
 )
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ARITHMETIC, _arithmetic),
     **dict.fromkeys(ELEMENT_BY_ELEMENT, _each),
     "ArgMax": _largest,
+    "ArgMin": _largest,
     "Cast": _cast,
     "Concat": _concat,
     "Constant": _constant,
@@ -266,8 +284,11 @@ RULES: dict[str, Rule] = {
     "Gemm": _product,
     "Identity": _same,
     "MatMul": _product,
+    "ReduceMin": _reduced,
+    "Reshape": _reshape,
     "Shape": _shape,
     "Slice": _slice,
+    "Softmax": _same,
     "Split": _split,
     "Squeeze": _squeeze,
     "TopK": _top,

@@ -6,6 +6,7 @@ data, functions, subgraphs, sparse or quantized tensors, metadata) is refused: n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 Message = dict[str, Any]
@@ -91,6 +92,35 @@ def read(content: memoryview, message: str = "ModelProto") -> Message:
         else:
             found[name] = value
     return found
+
+
+def fields(content: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Of each field of a message that `read` could read: its number, the bytes of all of it, and those of its value."""
+    place = 0
+    while place < len(content):
+        begin = place
+        key, place = _varint(content, place)
+        if key & 7 == LENGTH:
+            size, place = _varint(content, place)
+            stop = place + size
+        else:
+            stop = place + 4 if key & 7 == FOUR_BYTES else _varint(content, place)[1]
+        yield key >> 3, content[begin:stop], content[place:stop]
+        place = stop
+
+
+def announced(number: int, value: bytes) -> bytes:
+    """A field of bytes with what announces it."""
+    return _number(number << 3 | LENGTH) + _number(len(value)) + value
+
+
+def _number(number: int) -> bytes:
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def _value(content: memoryview, kind: str, where: str) -> Any:

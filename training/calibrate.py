@@ -1,8 +1,8 @@
 """Three verbs on disjoint records: fit.py fits, this file refers and calibrates, the service predicts.
 
 A table of some size holds records out for that. On a small one, each training record is judged without itself instead: by the net
-that was not trained on its fold, and by memories that leave it out (the jackknife+ of Barber et al. 2021, in spirit). The report
-looks at the training records of every table in that way.
+that was not trained on its fold, and by a memory and centres that leave it out (the jackknife+ of Barber et al. 2021, in spirit).
+The report looks at the training records of every table in that way.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from torch import Tensor
 
 from service.calibration import smallest_alpha
 from service.session import Answers
+from training.centres import Centres
 from training.config import Config
 from training.elbo import Elbo
 from training.fit import parts_of, take
-from training.memory import Memory, Term, View, slot_ownership
+from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.scorer import Scorer, judge, weighed
 from training.stable import total
 from training.vae import VAE
+from training.views import View, slot_ownership
 
 CHUNK = 1_000  # records at a time
 
@@ -41,7 +43,7 @@ def build(
     held (n, C): the records held out, which set the scale of the surprise. Where there are none, the training records judged
     without themselves do, and their answers come with the scorer: they are what calibrates it.
     """
-    scorer = Scorer(preprocessing, nets, config.score, (config.net_weight, 1.0, config.wide_weight)).eval()
+    scorer = Scorer(preprocessing, nets, config.score, (config.net_weight, 1.0, config.centres_weight)).eval()
     with torch.no_grad():
         if config.score == "surprise":
             remember(scorer, x, config)
@@ -54,16 +56,16 @@ def build(
 
 
 def remember(scorer: Scorer, x: NDArray[np.float32], config: Config) -> None:
-    """Adds two memories, of at most config.pool of the training records x (N, C), to the scorer."""
+    """Adds a memory and centres, of at most config.pool of the training records x (N, C), to the scorer."""
     draw = np.random.default_rng(config.seed)
     pool = pool_of(len(x), config, draw)
-    slots, filled = gaps_filled(scorer, x[pool])
+    slots, out = expected(scorer, x[pool])
     ownership = slot_ownership(scorer.preprocessing)
-    for wide in (False, True):
-        view = View(scorer.preprocessing, slots, wide)
-        memory = Memory(view, not wide, ownership, filled, config, draw)
-        memory.kept = torch.from_numpy(pool)[memory.kept]
-        scorer.memories.append(memory)
+    near, wide = (View(scorer.preprocessing, slots, wide) for wide in (False, True))
+    memory = Memory(near, ownership, near(slots, out), config, draw)
+    centres = Centres(wide, ownership, wide(slots, out), config, draw)
+    memory.kept, centres.made_from = torch.from_numpy(pool)[memory.kept], torch.from_numpy(pool)
+    scorer.distances.extend([memory, centres])
 
 
 def pool_of(n: int, config: Config, draw: np.random.Generator) -> NDArray[np.intp]:
@@ -71,11 +73,11 @@ def pool_of(n: int, config: Config, draw: np.random.Generator) -> NDArray[np.int
     return np.sort(draw.permutation(n)[: config.pool])
 
 
-def gaps_filled(scorer: Scorer, x: NDArray[np.float32]) -> tuple[Slots, Tensor]:
-    """The slots of x (N, C), and (N, D) with what the nets expect where a value is missing."""
+def expected(scorer: Scorer, x: NDArray[np.float32]) -> tuple[Slots, Tensor]:
+    """The slots of x (N, C), and (N, D) what the nets say of them."""
     slots = scorer.preprocessing(torch.from_numpy(x))
     parts = [take(slots, rows) for rows in parts_of(torch.arange(len(x)), CHUNK)]
-    return slots, torch.cat([scorer.fill(part, scorer.ensemble(part)[1]) for part in parts])
+    return slots, torch.cat([scorer.ensemble(part)[1] for part in parts])
 
 
 def values_of(scorer: Scorer, x: Tensor) -> Tensor:
@@ -103,16 +105,13 @@ def without_themselves(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.
 
 def honest_terms(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.int8], rows: Tensor) -> tuple[Elbo, list[Term]]:
     """What is seen of the training records at `rows` (n,) of all x (N, C), each by the net and the memories that lack it."""
-    slots, filled = gaps_filled(scorer, x[rows.numpy()])
+    slots, out = expected(scorer, x[rows.numpy()])
     every = [net(slots)[0] for net in scorer.nets]
     own = torch.from_numpy(fold.astype(np.int64))[rows], torch.arange(len(rows))
     evidence = Elbo(*(torch.stack(parts)[own] for parts in zip(*every, strict=True)))
     scale = scorer.scale(slots)
     terms = [weighed(evidence, scale)]
-    for memory in scorer.memories:
-        place = torch.full((len(x),), -1)
-        place[memory.kept] = torch.arange(len(memory.kept))
-        terms.append(memory.honest(filled, slots.seen * scale, place[rows]))
+    terms += [distance.honest(slots, out, slots.seen * scale, rows) for distance in scorer.distances]
     return evidence, terms
 
 

@@ -23,16 +23,18 @@ class Config:
     calibration_most: int = 10_000  # records
     nets: int = 4  # each is trained without one fold of the rest, on which it is validated
     # net
-    hidden: int = 128  # units of a hidden layer
-    latent: int = 64  # L of one net: wide, since the noise on the input is what keeps it from copying
+    hidden: int = 128  # units of the encoder's hidden layer
+    latent: int = 32  # L of one net: the noise on the input is what keeps it from copying
+    heads: int = 8  # of the decoder: a record is a sum of so many prototypes
+    choices: int = 32  # prototypes that each head chooses from
     sigma: float = 0.1  # of the Gaussian likelihood, in standard deviations of the bent number
     # training
     steps_most: int = 800  # of a net
     steps_root: float = 12.0  # times the root of the number of records: small tables overfit
     steps_least: int = 60
-    wide: int = 300  # slots, over which there are fewer steps, since each costs more; 200 at the least
+    wide: int = 600  # slots, over which there are fewer steps, since each costs more; 200 at the least
     batch: int = 128  # records
-    learning_rate: float = 1e-2  # at its height; a cosine brings it to 0
+    learning_rate: float = 2e-2  # at its height; a cosine brings it to 0
     rise: int = 20  # steps until it is there
     warm_up: int = 100  # steps over which the KL term grows to its full weight
     clip: float = 100.0  # norm of the gradient, in nats a slot
@@ -43,14 +45,16 @@ class Config:
     # surprise
     memory: int = 2_048  # training records remembered, at most
     neighbours: int = 3
-    neighbours_small: int = 5  # on a table of fewer than `small` records
+    neighbours_small: int = 10  # on a table of fewer than `small` records
     small: int = 500
     radius_neighbours: int = 5
     locality: float = 0.6  # power of the radius by which distances are divided, on a large table
     locality_records: int = 200  # records at which it is half of that
-    pool: int = 20_000  # records that memories are chosen from, at most
-    net_weight: float = 0.75  # of the nets' surprise in the sum with that of the near memory
-    wide_weight: float = 0.75  # of the wide memory's
+    pool: int = 20_000  # records that the memory and the centres are made from, at most
+    centres: int = 256  # at most
+    centre_records: int = 8  # of training, for each centre at least
+    net_weight: float = 0.75  # of the nets' surprise in the sum with that of the memory
+    centres_weight: float = 0.75  # of the centres'
     threads: int = 1  # of torch; fixed, since another number adds in another order, and small nets gain nothing from more
 
     def steps_for(self, records: int, slots: int) -> int:

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from training.elbo import Elbo, averaged, elbo
 from training.preprocessing import Preprocessing, Slots
-from training.vae import VAE, clip_log_var
+from training.vae import VAE, chosen, clip_log_var
 
 
 class Ensemble(nn.Module):
@@ -33,11 +33,15 @@ class Ensemble(nn.Module):
         seen = torch.cat([layer.weight for layer in first])
         imputed = torch.cat([layer.weight * net.encoder.imputation for layer, net in zip(first, self.nets, strict=True)])
         bias = torch.cat([layer.bias for layer in first])
-        h = torch.tanh(linear(torch.cat([slots.y, 1 - slots.seen], 1), torch.cat([seen, imputed], 1), bias))
+        h = torch.tanh(linear(torch.cat([slots.y, slots.gap], 1), torch.cat([seen, imputed], 1), bias))
         parts = torch.split(h, [layer.out_features for layer in first], 1)
         mu = [net.encoder.mu(part) for net, part in zip(self.nets, parts, strict=True)]
         log_var = [net.encoder.log_var(part) for net, part in zip(self.nets, parts, strict=True)]
-        outs = [net.decoder(z) for net, z in zip(self.nets, mu, strict=True)]
+        logits = [net.decoder.choice(z) for net, z in zip(self.nets, mu, strict=True)]
+        shares = torch.split(
+            chosen(torch.cat(logits, 1), self.nets[0].decoder.choices), [int(part.shape[1]) for part in logits], 1
+        )
+        outs = [net.decoder.prototypes(part) for net, part in zip(self.nets, shares, strict=True)]
         terms = elbo(
             self.preprocessing[0], slots, outs, torch.cat(mu, 1), clip_log_var(torch.cat(log_var, 1)), self.nets[0].sigma
         )

@@ -68,7 +68,7 @@ def fit_nets(
     for k in range(config.nets):
         found = kept.load(k) if kept else None
         if found is not None:
-            net = VAE(preprocessing, config.hidden, config.latent, config.sigma)
+            net = VAE(preprocessing, config)
             net.load_state_dict(found[0])
             nets.append(net.cpu().eval())
             curves.append(found[1])
@@ -108,7 +108,7 @@ def fit_net(
     """Minimises the mean of -ELBO over records with noise and masks, and keeps the weights of the best validation loss."""
     torch.manual_seed(seed)
     draw = torch.Generator(device).manual_seed(seed)
-    net = VAE(preprocessing, config.hidden, config.latent, config.sigma).to(device)
+    net = VAE(preprocessing, config).to(device)
     optimizer = torch.optim.Adam(net.parameters(), betas=(0.9, 0.99), fused=True)
     n = train.y.shape[0]
     steps = config.steps_for(n, preprocessing.slots)
@@ -169,7 +169,7 @@ def corrupt(preprocessing: Preprocessing, clean: Slots, config: Config, draw: to
     hidden = torch.maximum(clean.hidden, masked)
     # missing-value slots stay: what is asked of the net is the record, not which mask was drawn
     seen = clean.seen * (1 - masked[:, preprocessing.slot_column])
-    return Slots(y * seen, seen, hidden, clean.level)
+    return clean._replace(y=y * seen, seen=seen, gap=1 - seen, hidden=hidden)
 
 
 def take(slots: Slots, rows: Tensor) -> Slots:

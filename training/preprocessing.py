@@ -3,7 +3,8 @@
 A record becomes D slots: [real | boolean | one-hot]. A real slot is a number, or the cosine or sine of a part of a datetime. A
 number is bent around its median (stable.bend: linear near it, like a logarithm far off), or from 0 on if it is a count that
 ranges over decades, and then standardised; a boolean slot is a boolean, or whether a value is missing (where training records
-lack it too); the one-hot slots of a category are its most frequent levels and one for all the rest.
+lack it too); the one-hot slots of a category are its most frequent levels and one for all the rest. For distances (views.py)
+numbers are also bent by the shapes of their columns.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.manifest import Feature
-from training.shape import counts_in_decades, middle_and_spread, with_a_value
+from training.shape import bend_of, counts_in_decades, middle_and_spread, with_a_value
 from training.stable import atan2, bend, cos_sin, joined, unbend
 
 LEVELS = 64  # one-hot slots of a category, the last one for all rarer levels
 UNIT = 3.0  # spreads around the median in which bend is about linear
+SHAPE_RECORDS = 20_000  # that tell the shape of a column, at most
 LIMIT = 1e9  # units from the origin; beyond, a number is as odd as it gets
 PERIODS = (24.0, 7.0, 12.0)  # of hour, weekday, month
 SCALE_LEAST = 1e-6
@@ -44,6 +46,9 @@ class Slots(NamedTuple):
     seen: Tensor  # (N, D) 1 where the slot has a value, else 0
     hidden: Tensor  # (N, C) 1 where a column of x has none
     level: Tensor  # (N, G) the code of each category, clipped to its known levels and the unknown one
+    gap: Tensor  # (N, D) 1 - seen
+    bent: Tensor  # (N, numerics) the numbers bent by the shapes of their columns; of a missing one that of 0, as numbers
+    numbers: Tensor  # (N, numerics) the numbers themselves
 
 
 class Preprocessing(nn.Module):
@@ -59,8 +64,7 @@ class Preprocessing(nn.Module):
     first_slot: Tensor  # (G,) of each category
     slot_level: Tensor  # (S,) the level that a one-hot slot stands for
     constant: Tensor  # (C,) the value of a part of a datetime that never changes; of other columns nobody asks
-    counts: Tensor  # (numerics,) whether a number counts in decades
-    origin: Tensor  # (numerics,) of its bend, in the feature's own unit, as unit
+    origin: Tensor  # (2 numerics,) of its two bends, in the feature's own unit, as unit
     unit: Tensor
     centre: Tensor  # (numerics,) of what bend gives, as scale
     scale: Tensor
@@ -96,13 +100,7 @@ class Preprocessing(nn.Module):
         self.slots, self.groups = self.reals + self.bits + self.onehots, len(category)
         self.owners = len(features)
 
-        values = with_a_value(x[:, numeric].astype(np.float64))
-        median, spread = middle_and_spread(values)
-        counts = counts_in_decades(values)
-        origin, unit = np.where(counts, 0.0, median), np.where(counts, 1.0, UNIT * spread)
-        bent = bend(torch.from_numpy((values - origin) / unit)).numpy()
-        centre = np.nanmean(bent, axis=0) if numeric else np.zeros(0)
-        scale = np.maximum(np.nanstd(bent, axis=0) if numeric else np.zeros(0), SCALE_LEAST)
+        self._fit_numbers(with_a_value(x[:, numeric].astype(np.float64)))
         cyclic_columns = [column for column, _ in cyclic]
         group = np.repeat(np.arange(len(category)), levels)
         first = np.cumsum([0, *levels])
@@ -118,11 +116,6 @@ class Preprocessing(nn.Module):
         self._index("slot_group", group)
         self._index("first_slot", first[:-1])
         self._real("constant", np.nan_to_num(np.nanmax(np.vstack([x, np.full_like(x[:1], -1)]), axis=0)))
-        self._real("counts", counts)
-        self._real("origin", origin)
-        self._real("unit", unit)
-        self._real("centre", centre)
-        self._real("scale", scale)
         self._real("period", [period for _, period in cyclic])
         self._real("phase", [float(column_period == PERIODS[2]) for _, column_period in cyclic])  # January is month 1
         self._real("unknown", [known for _, known in category])
@@ -131,6 +124,19 @@ class Preprocessing(nn.Module):
         self._real("membership", group[:, None] == np.arange(len(category))[None, :])
         self._real("ownership", owner[np.array(unit_column, dtype=int)][:, None] == np.arange(len(features))[None, :])
         self._fit_levels(x, category, levels)
+
+    def _fit_numbers(self, values: NDArray[np.float64]) -> None:
+        """The bends of the numbers (N, numerics), NaN where missing: that by which the nets see them, and that by their shape."""
+        median, spread = middle_and_spread(values)
+        counts = counts_in_decades(values)
+        origin, unit = np.where(counts, 0.0, median), np.where(counts, 1.0, UNIT * spread)
+        bent = bend(torch.from_numpy((values - origin) / unit)).numpy()
+        some = with_a_value(values[:: math.ceil(len(values) / SHAPE_RECORDS)])
+        shape_origin, shape_unit = bend_of(some)
+        self._real("origin", np.concatenate([origin, np.where(counts, 0.0, shape_origin)]))
+        self._real("unit", np.concatenate([unit, np.where(counts, 1.0, shape_unit)]))
+        self._real("centre", np.nanmean(bent, axis=0) if bent.shape[1] else [])
+        self._real("scale", np.maximum(np.nanstd(bent, axis=0), SCALE_LEAST) if bent.shape[1] else [])
 
     def _fit_levels(self, x: NDArray[np.float32], category: list[tuple[int, int]], levels: list[int]) -> None:
         """-log p(level | the last slot), from smoothed frequencies: how rare a level is among the rare ones."""
@@ -151,12 +157,13 @@ class Preprocessing(nn.Module):
         """x (N, C) as the service makes it -> Slots."""
         hidden = torch.isnan(x).to(x.dtype)
         filled = torch.where(torch.isnan(x), torch.zeros((), dtype=x.dtype, device=x.device), x)
-        parts = []
+        parts, bent, numbers = [], filled[:, :0], filled[:, :0]
         if self.numerics:
-            parts.append(
-                (bend(torch.clamp((pick(filled, self.numeric) - self.origin) / self.unit, -LIMIT, LIMIT)) - self.centre)
-                / self.scale
-            )
+            numbers = pick(filled, self.numeric)
+            away = torch.clamp((torch.cat([numbers, numbers], 1) - self.origin) / self.unit, -LIMIT, LIMIT)
+            bends = bend(away)
+            own, bent = bends[:, : self.numerics], bends[:, self.numerics :]
+            parts.append((own - self.centre) / self.scale)
         if len(self.cyclic):
             parts += cos_sin((filled[:, self.cyclic] - self.phase) / self.period)
         if self.booleans:
@@ -167,17 +174,20 @@ class Preprocessing(nn.Module):
         if self.groups:
             level = torch.minimum(filled[:, self.category], self.unknown)
             parts.append((torch.minimum(level, self.last)[:, self.slot_group] == self.slot_level).to(x.dtype))
-        seen = 1 - pick(hidden, self.slot_column)
+        gap = pick(hidden, self.slot_column)
         if len(self.lacking):  # whether a value is missing can always be seen
             front = self.reals + self.booleans
-            always = torch.ones_like(seen[:, front : self.reals + self.bits])
-            seen = torch.cat([seen[:, :front], always, seen[:, self.reals + self.bits :]], 1)
-        return Slots(joined(parts) * seen, seen, hidden, level)
+            never = torch.zeros_like(gap[:, front : self.reals + self.bits])
+            gap = torch.cat([gap[:, :front], never, gap[:, self.reals + self.bits :]], 1)
+        seen = 1 - gap
+        return Slots(joined(parts) * seen, seen, hidden, level, gap, bent, numbers)
 
     def restore(self, out: Tensor) -> Tensor:
         """(N, C) the values, in the units of x, that a decoder's output (N, D) stands for."""
         real, bits, onehot = self.split(out)
-        numbers = self.unbent(real) * self.unit + self.origin
+        own = slice(self.numerics)
+        numbers = unbend(torch.clamp(real[:, own] * self.scale + self.centre, -BENT_LIMIT, BENT_LIMIT))
+        numbers = numbers * self.unit[own] + self.origin[own]
         numbers = torch.clamp(numbers, -FLOAT32_MOST, FLOAT32_MOST)
         if self.numerics == self.columns:
             return numbers
@@ -199,11 +209,6 @@ class Preprocessing(nn.Module):
             cells[column] = torch.where(level == self.last[g], self.unknown[g], level)  # any of the rare ones: none by name
         nothing = out[:, :1] * 0
         return torch.cat([nothing + self.constant[column] if cell is None else cell for column, cell in enumerate(cells)], 1)
-
-    def unbent(self, real: Tensor) -> Tensor:
-        """(N, numerics) units from the origin, of real slots (N, R)."""
-        numbers = real if self.numerics == real.shape[1] else real[:, : self.numerics]
-        return unbend(torch.clamp(numbers * self.scale + self.centre, -BENT_LIMIT, BENT_LIMIT))
 
     def split(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The real (N, R), boolean (N, B) and one-hot (N, S) slots of (N, D)."""

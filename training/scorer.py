@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.manifest import ScoreKind
+from training.centres import Centres
 from training.elbo import Elbo
 from training.ensemble import Ensemble
 from training.memory import Memory, Term
@@ -22,7 +23,7 @@ from training.vae import VAE
 LEVELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15)
 TAIL, TAIL_RECORDS, TAIL_MOST = 0.1, 10, 0.5  # share of the reference in the fitted tail: this, or so many records, at most
 # The steepest slopes that a float32 bears: the last bit of a value must stay a last bit of the score.
-MEAN_EXCESS_LEAST, KNOT_LEAST = 0.05, 0.01
+MEAN_EXCESS_LEAST, KNOT_LEAST = 0.05, 0.02
 FLOOR, FLOOR_OF_MEAN, FLOOR_LEAST = 1e-3, 1e-6, 1e-12
 
 
@@ -101,19 +102,19 @@ class Answer(NamedTuple):
 
 
 class Scorer(nn.Module):
-    """Preprocessing, nets, memories and their surprises, fused."""
+    """Preprocessing, nets, memory, centres and their surprises, fused."""
 
-    memories: list[Memory]
+    distances: list[Memory | Centres]
 
     def __init__(self, preprocessing: Preprocessing, nets: list[VAE], kind: ScoreKind, weights: Sequence[float]) -> None:
-        """A scorer of fitted nets; for the surprise, calibrate.py adds the memories and the surprises.
+        """A scorer of fitted nets; for the surprise, calibrate.py adds the memory, the centres and the surprises.
 
-        weights: of the surprises of the nets and of each memory in their sum.
+        weights: of the surprises of the nets, of the memory and of the centres in their sum.
         """
         super().__init__()
         self.preprocessing, self.kind, self.weights = preprocessing, kind, tuple(weights)
         self.ensemble = Ensemble(preprocessing, nets)
-        self.memories = cast("list[Memory]", nn.ModuleList())
+        self.distances = cast("list[Memory | Centres]", nn.ModuleList())
 
     @property
     def nets(self) -> list[VAE]:
@@ -135,14 +136,9 @@ class Scorer(nn.Module):
 
         Where values are missing, the others count as much more, so that a record with gaps compares with one without.
         """
-        filled, scale = self.fill(slots, out), self.scale(slots)
-        return [weighed(evidence, scale), *(memory(filled, slots.seen * scale) for memory in self.memories)]
-
-    def fill(self, slots: Slots, out: Tensor) -> Tensor:
-        """(N, D) the slots, with what the nets expect where a value is missing."""
-        reals = self.preprocessing.reals
-        expected = out if reals == self.preprocessing.slots else torch.cat([out[:, :reals], torch.zeros_like(out[:, reals:])], 1)
-        return slots.y + (1 - slots.seen) * expected
+        scale = self.scale(slots)
+        counts = slots.seen * scale
+        return [weighed(evidence, scale), *(distance(slots, out, counts) for distance in self.distances)]
 
     def scale(self, slots: Slots) -> Tensor:
         """(N, 1) columns of x over those that have a value."""
@@ -152,10 +148,10 @@ class Scorer(nn.Module):
     def ambiguous(self, x: Tensor, tolerance: float) -> Tensor:
         """(N,) records x (N, C) of which two last bits decide which remembered records are nearest."""
         slots = self.preprocessing(x)
-        filled = self.fill(slots, self.ensemble(slots)[1])
+        out = self.ensemble(slots)[1]
         unclear = torch.zeros(len(x), dtype=torch.bool)
-        for memory in self.memories:
-            unclear |= memory.ambiguous(filled, tolerance)
+        for distance in self.distances:
+            unclear |= distance.ambiguous(slots, out, tolerance)
         return unclear
 
     def refer(self, values: Tensor) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from training.config import Config
 from training.elbo import Elbo, elbo
 from training.preprocessing import Preprocessing, Slots
 
@@ -44,7 +46,7 @@ class Encoder(nn.Module):
 
     def forward(self, slots: Slots) -> Posterior:
         """The posterior of each record."""
-        h = self.body(slots.y + (1 - slots.seen) * self.imputation)
+        h = self.body(slots.y + slots.gap * self.imputation)
         return Posterior(self.mu(h), clip_log_var(self.log_var(h)))
 
 
@@ -54,27 +56,39 @@ def clip_log_var(log_var: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """z (N, L) -> means and logits (N, D) of the likelihood."""
+    """z (N, L) -> means and logits (N, D) of the likelihood: sums of prototypes, of which each head softly chooses one.
 
-    def __init__(self, slots: int, hidden: int, latent: int) -> None:
+    A record is said in so many words as there are heads, from vocabularies that are learned, as in product quantization (Jegou et
+    al. 2011). Sums of what normal records are made of: what does not belong has no words, where other decoders extrapolate.
+    """
+
+    def __init__(self, slots: int, heads: int, choices: int, latent: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(latent, hidden), nn.Tanh(), nn.Linear(hidden, slots))
+        self.choices = choices  # of a head
+        self.choice = nn.Linear(latent, heads * choices)
+        self.prototypes = nn.Linear(heads * choices, slots)
+        nn.init.normal_(self.prototypes.weight, std=1 / math.sqrt(heads))  # of each head's, so that sums are of unit spread
 
     def forward(self, z: Tensor) -> Tensor:
         """The parameters of p(x|z)."""
-        out: Tensor = self.body(z)
+        out: Tensor = self.prototypes(chosen(self.choice(z), self.choices))
         return out
+
+
+def chosen(logits: Tensor, choices: int) -> Tensor:
+    """(N, W) how much of each prototype is chosen by logits (N, W): shares of 1 for every head of so many choices."""
+    return torch.softmax(logits.reshape(-1, choices), 1).reshape(-1, int(logits.shape[1]))
 
 
 class VAE(nn.Module):
     """One net."""
 
-    def __init__(self, preprocessing: Preprocessing, hidden: int, latent: int, sigma: float) -> None:
+    def __init__(self, preprocessing: Preprocessing, config: Config) -> None:
         super().__init__()
         self.preprocessing = (preprocessing,)  # in a tuple: shared by all nets, not a part of each
-        self.latent, self.sigma = latent, sigma
-        self.encoder = Encoder(preprocessing.slots, hidden, latent)
-        self.decoder = Decoder(preprocessing.slots, hidden, latent)
+        self.latent, self.sigma = config.latent, config.sigma
+        self.encoder = Encoder(preprocessing.slots, config.hidden, config.latent)
+        self.decoder = Decoder(preprocessing.slots, config.heads, config.choices, config.latent)
 
     def forward(self, seen: Slots, eps: Tensor | None = None, clean: Slots | None = None) -> tuple[Elbo, Tensor]:
         """The ELBO's terms and the decoder's output (N, D).

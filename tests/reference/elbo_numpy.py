@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-LEVELS, LIMIT, LOGIT_LIMIT, LOG_VAR_LIMIT = 64, 1e9, 15.0, 8.0
+LEVELS, LIMIT, LOGIT_LIMIT, LOG_VAR_LIMIT, CHOICES = 64, 1e9, 15.0, 8.0, 32
 
 
 def record_elbo(features, x, fitted, net, sigma):
@@ -31,8 +31,13 @@ def posterior(features, x, fitted, net):
 def record_out(features, x, fitted, net):
     """What the decoder says (D,) of one record, eps being 0."""
     z, _ = posterior(features, x, fitted, net)
-    h = np.tanh(net["decoder.body.0.weight"] @ z + net["decoder.body.0.bias"])
-    return net["decoder.body.2.weight"] @ h + net["decoder.body.2.bias"]
+    logits = net["decoder.choice.weight"] @ z + net["decoder.choice.bias"]
+    out = net["decoder.prototypes.bias"].copy()
+    for start in range(0, len(logits), CHOICES):  # each head's own prototypes, and how likely each of them
+        e = np.exp(logits[start : start + CHOICES] - logits[start : start + CHOICES].max())
+        for k, share in enumerate(e / e.sum()):
+            out += share * net["decoder.prototypes.weight"][:, start + k]
+    return out
 
 
 def columns_of(features):

@@ -7,25 +7,24 @@ import numpy as np
 
 from tests.reference import elbo_numpy
 
-FLOOR, WEIGHTS = 1e-3, (0.75, 1.0, 0.75)
-BENT_MOST = (1 + 1e9) ** (1 / 8) - 1
+FLOOR, LIMIT, WEIGHTS = 1e-3, 1e9, (0.75, 1.0, 0.75)
 
 
-def unbend(v):
-    v = np.clip(v, -BENT_MOST, BENT_MOST)
-    return np.sign(v) * ((1 + np.abs(v)) ** 8 - 1)
-
-
-def record_surprise(features, x, fitted, nets, memories, lines, sigma):
-    """(score, contributions (F,)) of one record x (C,). memories: dicts; lines: of each term and of their sum."""
+def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
+    """(score, contributions (F,)) of one record x (C,). memory, centres: dicts; lines: of each term and of their sum."""
     y, seen = elbo_numpy.encode(features, x, fitted)
     scale = len(x) / max(len(x) - np.isnan(x).sum(), 1)
     error = np.mean([elbo_numpy.record_elbo(features, x, fitted, net, sigma)[0] for net in nets], axis=0) * scale
     out = np.mean([elbo_numpy.record_out(features, x, fitted, net) for net in nets], axis=0)
-    reals = 2 * len(fitted["cyclic"]) + len(fitted["numeric"])
-    filled = np.where(seen, y, np.where(np.arange(len(y)) < reals, out, 0))
-    parts = [error] + [distance_parts(filled, seen * scale, fitted, memory) for memory in memories]
-    each = [(part, line, weight) for part, line, weight in zip(parts, lines, WEIGHTS, strict=False)]
+    columns = elbo_numpy.columns_of(features)
+    numbers = np.array([x[columns[i]] for i, f in enumerate(features) if f.kind == "numeric"])
+    own = slice(len(numbers), None)
+    away = np.clip((numbers - fitted["origin"][own]) / fitted["unit"][own], -LIMIT, LIMIT)
+    bent = np.sign(away) * ((1 + np.abs(away)) ** (1 / 8) - 1)
+    near = view(np.concatenate([bent, y[own]]), seen, out, memory, np.inf)
+    wide = view(np.concatenate([numbers, y[own]]), seen, out, centres, 10)
+    parts = [error, memory_parts(near, seen * scale, memory), centre_parts(wide, seen * scale, centres)]
+    each = list(zip(parts, lines, WEIGHTS, strict=False))
     told = [weight * surprise(np.log(max(part.sum(), line.floor)), line) for part, line, weight in each]
     shared = [share(s, part, line.floor) for s, (part, line, _) in zip(told, each, strict=True)]
     joint = sum(told)
@@ -33,25 +32,30 @@ def record_surprise(features, x, fitted, nets, memories, lines, sigma):
     return score, share(score, sum(shared), FLOOR)
 
 
-def distance_parts(filled, counts, fitted, memory):
+def view(values, seen, out, fitted, far):
+    """(D,) values in a view, 0 being the mean, and in a gap what the nets' output (D,) stands for there."""
+    there = np.clip((values - fitted["centre"]) * fitted["rate"], -far, far)
+    return np.where(seen, there, out * fitted["slope"] + fitted["offset"])
+
+
+def memory_parts(values, counts, memory):
     """(F,) each feature's part of the mean weighted distance to the nearest records."""
-    numerics = len(fitted["numeric"])
-    values = filled.copy()
-    values[:numerics] = unbend(values[:numerics] * fitted["scale"] + fitted["centre"])
-    if not memory["wide"]:
-        away = (values[:numerics] - memory["origin"]) / memory["unit"]
-        values[:numerics] = np.sign(away) * ((1 + np.abs(away)) ** (1 / 8) - 1)
-    values = values / memory["size"] - memory["centre"]
-    if memory["wide"]:
-        values = np.clip(values, -10, 10)
-    weight = memory["weight"]
     gaps = (values - memory["records"]) ** 2
-    nearest = np.argsort(weight * np.sqrt(gaps.sum(1)))[: memory["neighbours"]]
-    parts = np.zeros(memory["ownership"].shape[1])
+    near = np.argsort(memory["weight"] * gaps.sum(1))[: memory["candidates"]]
+    distance = {i: np.sqrt(memory["weight"][i] * (gaps[i] * counts).sum()) for i in near}
+    parts, nearest = np.zeros(memory["ownership"].shape[1]), sorted(distance, key=distance.get)[: memory["neighbours"]]
     for i in nearest:
         gap = gaps[i] * counts
-        parts += weight[i] / max(np.sqrt(gap.sum()), 1e-12) / len(nearest) * gap @ memory["ownership"]
+        parts += distance[i] / max(gap.sum(), 1e-24) * gap @ memory["ownership"] / len(nearest)
     return parts
+
+
+def centre_parts(values, counts, centres):
+    """(F,) each feature's part of the distance to the nearest centre, whose scatter is all features' alike."""
+    gaps = (values - centres["centres"]) ** 2
+    nearest = int(np.argmin(gaps.sum(1) + centres["scatter"]))
+    parts = (gaps[nearest] * counts) @ centres["ownership"] + centres["scatter"][nearest] / centres["ownership"].shape[1]
+    return parts / np.sqrt(parts.sum())
 
 
 def surprise(value, line):

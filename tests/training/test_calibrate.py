@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training import train as story
-from training.calibrate import build, pool_of, without_themselves
+from training.calibrate import build, expected, pool_of, without_themselves
 from training.data import read_dataset, split
 from training.memory import Memory
 
@@ -72,18 +72,26 @@ def test_a_record_is_judged_by_nets_and_memories_that_lack_it(fitted):
     scorer, _ = build(preprocessing, nets, x, fold, rows(120, seed=3), config)
     pool = pool_of(len(x), config, np.random.default_rng(config.seed))
     told = without_themselves(scorer, x, fold, pool)
-    remembered = [set(memory.kept.tolist()) for memory in scorer.memories]
-    chosen = [place for place, row in enumerate(pool) if row in remembered[0] | remembered[1]][:10]
-    chosen += [place for place, row in enumerate(pool) if row not in remembered[0] | remembered[1]][:5]
+    memory, centres = scorer.distances
+    remembered = set(memory.kept.tolist())
+    chosen = [place for place, row in enumerate(pool) if row in remembered][:10]
+    chosen += [place for place, row in enumerate(pool) if row not in remembered][:5]
     assert len(chosen) == 15
-    whole = [(memory.records, memory.weight, memory.products, memory.squares) for memory in scorer.memories]
+    whole = [getattr(memory, name).clone() for name in ("records", "weight", "products", "squares")]
+    middle = centres.centres.clone(), centres.products.clone(), centres.squares.clone()
     with torch.no_grad():
         for place in chosen:
             row = int(pool[place])
-            for memory, (records, weight, products, squares) in zip(scorer.memories, whole, strict=True):
-                others = memory.kept != row
-                memory.records, memory.weight = records[others], weight[others]
-                memory.products, memory.squares = products[:, others], squares[others]
+            others = memory.kept != row
+            memory.records, memory.weight, memory.products, memory.squares = (
+                part[..., others] if part is not whole[0] else part[others] for part in whole
+            )
+            centres.centres, centres.products, centres.squares = (part.clone() for part in middle)
+            k = int(centres.assigned[place])
+            count, value = int(centres.counts[k]), centres.view(*expected(scorer, x[row : row + 1]))[0]
+            centres.centres[k] = (count * middle[0][k] - value) / (count - 1)  # the mean of the others
+            centres.products[:, k] = -2 * centres.centres[k]
+            centres.squares[k] = (centres.centres[k] ** 2).sum() + centres.scatter[k]
             slots = preprocessing(torch.from_numpy(x[row : row + 1]))
             own = nets[fold[row]](slots)[0]
             score, contributions = scorer.join(scorer.terms(slots, own, scorer.ensemble(slots)[1]))
@@ -111,10 +119,10 @@ def test_memories_know_where_their_records_are(fitted):
     scorer, _ = build(preprocessing, nets, x, fold, rows(120, seed=3), dataclasses.replace(TINY, pool=300))
     slots = preprocessing(torch.from_numpy(x))
     with torch.no_grad():
-        filled = scorer.fill(slots, scorer.ensemble(slots)[1])
-        for memory in scorer.memories:
-            assert isinstance(memory, Memory)
-            torch.testing.assert_close(memory.view(filled[memory.kept]), memory.records)
+        memory, _ = scorer.distances
+        assert isinstance(memory, Memory)
+        seen = memory.view(slots, scorer.ensemble(slots)[1])
+        torch.testing.assert_close(seen[memory.kept], memory.records)
 
 
 @pytest.mark.parametrize("held", [True, False], ids=["held out", "beyond the pool"])

@@ -114,17 +114,16 @@ def test_the_surprise_of_torch_and_onnx_agrees_with_the_oracle(fitted, x):
     def numbers(module):
         return {name: value.double().numpy() for name, value in module.state_dict().items()}
 
-    memories = [
-        {**numbers(memory), **numbers(memory.view), "wide": memory.view.wide, "neighbours": memory.neighbours}
-        for memory in scorer.memories
-    ]
+    memory, centres = ({**numbers(part), **numbers(part.view)} for part in scorer.distances)
+    memory |= {"neighbours": scorer.distances[0].neighbours, "candidates": scorer.distances[0].candidates}
     told = [
         surprise_numpy.record_surprise(
             FEATURES,
             row.astype(np.float64),
             numbers(preprocessing),
             [numbers(net) for net in nets],
-            memories,
+            memory,
+            centres,
             (*scorer.each.lines, *scorer.together.lines),
             TINY.sigma,
         )

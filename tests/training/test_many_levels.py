@@ -84,7 +84,7 @@ def test_the_graph_is_as_large_as_with_63_levels_but_for_one_number_a_level():
         x = np.column_stack([np.minimum(random.geometric(0.02, 400), levels) - 1, random.normal(size=400)]).astype(np.float32)
         preprocessing = Preprocessing(features, x)
         torch.manual_seed(0)
-        nets = [VAE(preprocessing, TINY.hidden, TINY.latent, TINY.sigma).eval() for _ in range(TINY.nets)]
+        nets = [VAE(preprocessing, TINY).eval() for _ in range(TINY.nets)]
         scorer, _ = build(preprocessing, nets, x, (np.arange(400) % TINY.nets).astype(np.int8), x[:0], TINY)
         graphs[levels] = export(scorer)
     for name in graphs[MANY]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from service.manifest import Feature
+from training.config import Config
 from training.preprocessing import Preprocessing
 from training.vae import VAE, reparameterize
 
@@ -15,7 +16,7 @@ def net():
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     torch.manual_seed(0)
     preprocessing = Preprocessing(features, x)
-    return VAE(preprocessing, hidden=8, latent=3, sigma=0.1), preprocessing(torch.from_numpy(x))
+    return VAE(preprocessing, Config(hidden=8, latent=3)), preprocessing(torch.from_numpy(x))
 
 
 def decoded_loss(net, slots, z):

@@ -1,0 +1,79 @@
+"""What distances are measured in: the values of a record's slots, in one of two ways that tell different things."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.preprocessing import Preprocessing, Slots
+from training.shape import with_a_value
+
+MIDDLE = (0.05, 0.95)  # levels of the quantiles between which a number's width is taken
+WIDTH = 3.29  # standard deviations between these, were it Gaussian
+WIDTH_LEAST = 1e-3  # standard deviations: a narrower middle says nothing of the width
+# Widths from the mean, beyond which a number is far from everything. The square of a larger one would drown a distance's last
+# digits, and with them which record is nearest.
+FAR = 10.0
+SPREAD_LEAST = 1e-9  # of a slot's squares: below, it never changes
+ONE_HOT = 2.0  # units of a boolean or one-hot slot in the wide view, as much for rare as for common levels
+
+
+class View(nn.Module):
+    """Slots -> (N, D) centred values of like spread, with what the nets expect where a value is missing.
+
+    The near view takes each number bent by its column's shape, and scales it by its range; the wide view takes the numbers in
+    their own units, scaled by the width of the middle nine tenths, so that a value far off is far off.
+    """
+
+    centre: Tensor  # (D,) the mean of a slot
+    rate: Tensor  # (D,) by which what is above that is multiplied
+    slope: Tensor  # (D,) and offset (D,): the line on which the view's value lies best by what a decoder says of a slot
+    offset: Tensor
+
+    def __init__(self, preprocessing: Preprocessing, slots: Slots, wide: bool) -> None:
+        """Fits the view to training records."""
+        super().__init__()
+        self.numerics, self.wide = preprocessing.numerics, wide
+        reals, seen = preprocessing.reals, slots.seen > 0
+        values = torch.where(seen, self._slots(slots), torch.nan).double()
+        there = values[:, :reals]
+        centre = values.nanmean(0).nan_to_num(0.0)
+        if wide:
+            deviation = ((there - centre[:reals]) ** 2).nanmean(0).sqrt()
+            low, high = torch.from_numpy(np.nanquantile(with_a_value(there.numpy()), MIDDLE, axis=0))
+            width = (high - low) / WIDTH
+            size = torch.where(width > WIDTH_LEAST * deviation, width, deviation)
+        else:
+            size = there.nan_to_num(-torch.inf).amax(0) - there.nan_to_num(torch.inf).amin(0)
+        rate = torch.full_like(centre, ONE_HOT if wide else 1.0)
+        rate[:reals] = 1 / torch.where(size > 0, size, 1.0)  # NaN of a column without a value is not above 0
+        # whether a value is missing is the nets' matter: by chance it differs between any two records, and would drown the rest
+        rate[reals + preprocessing.booleans : reals + preprocessing.bits] = 0
+        self.centre, self.rate = nn.Buffer(centre.float()), nn.Buffer(rate.float())
+        self.slope, self.offset = nn.Buffer(torch.zeros_like(self.rate)), nn.Buffer(-self.centre * self.rate)
+        y, view = slots.y.double() * seen, self._values(slots).double() * seen
+        count = seen.sum(0).clamp(min=1)
+        mean = y.sum(0) / count
+        slope = ((y - mean) * view).sum(0) / (((y - mean) ** 2) * seen).sum(0).clamp(min=SPREAD_LEAST)
+        self.slope[:reals] = slope[:reals].float()
+        self.offset[:reals] = (view.sum(0) / count - slope * mean)[:reals].float()
+
+    def forward(self, slots: Slots, out: Tensor) -> Tensor:
+        """(N, D) the values of slots, by the decoders' output (N, D) in the gaps."""
+        return self._values(slots) * slots.seen + (out * self.slope + self.offset) * slots.gap
+
+    def _values(self, slots: Slots) -> Tensor:
+        values = (self._slots(slots) - self.centre) * self.rate
+        return values.clamp(-FAR, FAR) if self.wide else values
+
+    def _slots(self, slots: Slots) -> Tensor:
+        numbers = slots.numbers if self.wide else slots.bent
+        return numbers if self.numerics == slots.y.shape[1] else torch.cat([numbers, slots.y[:, self.numerics :]], 1)
+
+
+def slot_ownership(preprocessing: Preprocessing) -> Tensor:
+    """(D, F) 1 where a slot belongs to a feature; that of a one-hot slot comes through its category."""
+    front = preprocessing.reals + preprocessing.bits
+    onehot = preprocessing.membership @ preprocessing.ownership[front:]
+    return torch.cat([preprocessing.ownership[:front], onehot])
