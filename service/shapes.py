@@ -240,9 +240,10 @@ def _reshape(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
     """To rows of so many values: (n, W) to (n W / P, P)."""
     data, sizes = inputs
     rows, width = _fixed(sizes)
-    if rows != -1 or width < 1 or not isinstance(data.shape[0], Rows) or math.prod(data.shape[1:]) < 1:
+    values = int(math.prod(data.shape[1:]))
+    if rows != -1 or not isinstance(data.shape[0], Rows) or not 1 <= width <= data.shape[0] * values:
         raise GraphError("not to rows of so many values")
-    return [Tensor(((data.shape[0] * int(math.prod(data.shape[1:]))) // width, width))], 0
+    return [Tensor((data.shape[0] * values // width, width))], 0
 
 
 def _product(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:

@@ -22,7 +22,8 @@ FRESH = 10_000
 SCORES = {
     "surprise": (
         "The score is a surprise, in nats. Several small variational autoencoders, each trained without one part of the "
-        "records, give a reconstruction error; two memories of training records give the distance to the nearest of them. "
+        "records, give a reconstruction error; a memory of training records gives the distance to the nearest of them, and their "
+        "centres the distance to what is common. "
         "Each of these terms becomes −log of its tail probability among normal records that it was not fitted to; these are "
         "added, the nets' with less weight, and the score is −log of the tail probability of that sum. A score of 4.6 nats is "
         "reached by about one normal record in a hundred, in every model alike."
@@ -165,7 +166,7 @@ def unusual(manifest: Manifest, looked: Looked) -> str:
         body.append((f"{int(looked.rows[i]):,}", short(float(looked.score[i])), flagged, reasons or "–"))
     n, title = len(looked.score), "Least normal records"
     these = f"All {n:,}" if n == looked.of else f"{n:,} of the {looked.of:,}"
-    drawn = "" if n == looked.of else ", those that calibrate and as many others as memories are chosen from, drawn at random"
+    drawn = "" if n == looked.of else ", those that calibrate and as many others as the memory is chosen from, drawn at random"
     head = ("Row", "Score", "Flagged", "Largest contributions, in nats")
     return f"""<section id="unusual"><h2>{title}</h2>
 <p>{these} records that were taken for normal were looked at{drawn}; each was judged without itself. Rows are counted from 1 below

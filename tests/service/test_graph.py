@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from service import graph, wire
 from service.graph import GraphError, check
 from service.manifest import Bundle
-from service.session import SLICE
+from service.session import SLICE, load
 from tests.service import tiny_bundle
 
 
@@ -156,6 +156,10 @@ BOMBS: dict[str, tuple[bytes, str]] = {
         "too much",
     ),
     "too many of the best": (model(node("TopK", ["x", "k"], ["y", "z"], axis=1), k=whole(1 << 40)), "too much"),
+    "rows that are no rows": (model(node("Reshape", ["x", "s"], ["y"]), s=whole(-1, 1 << 40)), "not to rows"),
+    "rows of a fixed number": (model(node("Reshape", ["x", "s"], ["y"]), s=whole(1 << 40, 4)), "not to rows"),
+    "rows of n values": (model(node("Shape", ["x"], ["s"]), node("Reshape", ["x", "s"], ["y"])), "do not fit"),
+    "an axis that is not there": (model(node("ReduceMin", ["x", "a"], ["y"]), a=whole(2)), "do not fit"),
     "an operator without a rule": (model(node("Tile", ["x", "s"], ["y"]), s=whole(1, 1 << 40)), "not on the list"),
     "an operator of another domain": (model(node("Abs", ["x"], ["y"], domain="com.microsoft")), "not on the list"),
     "a loop": (model(node("Loop", ["", "", "x"], ["y"], body=helper.make_graph([], "b", [], []))), "field 6"),
@@ -173,6 +177,26 @@ def test_a_graph_that_asks_for_too_much_is_refused(name: str) -> None:
     content, words = BOMBS[name]
     with pytest.raises(GraphError, match=words):
         check(content, SLICE)
+
+
+@pytest.mark.parametrize(
+    ("made", "shape"),
+    [
+        (model(node("Reshape", ["x", "s"], ["y"]), s=whole(-1, 2)), (14, 2)),
+        (model(node("Reshape", ["x", "s"], ["y"]), s=whole(-1, 28)), (1, 28)),
+        (model(node("Softmax", ["x"], ["y"], axis=1)), (7, 4)),
+        (model(node("ReduceMin", ["x", "a"], ["y"]), a=whole(1)), (7, 1)),
+        (model(node("ArgMin", ["x"], ["z"], axis=1, keepdims=0), node("Cast", ["z"], ["y"], to=1)), (7,)),
+        (model(node("TopK", ["x", "k"], ["y", "z"], axis=1), k=whole(3)), (7, 3)),
+    ],
+    ids=["more rows", "one row", "Softmax", "ReduceMin", "ArgMin", "TopK"],
+)
+def test_a_shape_is_the_one_that_onnxruntime_makes(made: bytes, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[str, tuple[int, ...]] = {}
+    name = graph._name
+    monkeypatch.setattr(graph, "_name", lambda all_, n, tensor: (known.update({n: tensor.shape}), name(all_, n, tensor)))
+    check(made, 7)
+    assert known["y"] == shape == load(made, "cpu").run(["y"], {"x": np.zeros((7, 4), np.float32)})[0].shape
 
 
 def test_too_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
