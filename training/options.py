@@ -20,8 +20,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # The least value of a setting, where that is not 1 for a whole number and more than 0 for any other; and the largest, if any.
 LEAST = {"seed": 0, "nets": 2, "calibration_from": 0, "memory": 2, "pool": 2}
-LEAST |= dict.fromkeys(("noise", "mask", "locality", "net_weight", "wide_weight"), 0)
-MOST = {"mask": 1, "neighbours": 8, "neighbours_small": 8}  # of the candidates of training.memory
+LEAST |= dict.fromkeys(("noise", "mask", "locality", "net_weight", "centres_weight"), 0)
+MOST = {"mask": 1}
 SHARES = ("target_fpr", "calibration_share")  # below 1
 
 

@@ -9,7 +9,6 @@ from typing import get_type_hints
 import pytest
 
 from service.manifest import current_version, read_bundle
-from training import memory
 from training.config import Config
 from training.options import LEAST, MOST, SHARES, OptionError, Options, read
 
@@ -77,7 +76,6 @@ WRONG = {
     "sigma = inf": "sigma: a finite number is needed",
     "noise = -0.1": "noise: 0 or more is needed",
     "mask = 1.5": "mask: 1 or less is needed",
-    "neighbours = 9": "neighbours: 8 or less is needed",
     "target_fpr = 1": "target_fpr: a share between 0 and 1 is needed, such as 0.01",
     "target_fpr = 2026-01-01": "target_fpr: a number is needed",
     "score = 'best'": "score: one of surprise, elbo, reconstruction is needed",
@@ -124,7 +122,6 @@ def test_limits_are_of_settings_that_there_are_and_hold_for_the_defaults():
         value = getattr(Config, name)
         if isinstance(value, int | float):
             assert LEAST.get(name, 1e-9) <= value <= MOST.get(name, math.inf), name
-    assert MOST["neighbours"] == MOST["neighbours_small"] == memory.CANDIDATES
 
 
 def test_every_setting_is_echoed_into_the_manifest(tmp_path, capsys):
