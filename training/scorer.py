@@ -25,6 +25,7 @@ TAIL, TAIL_RECORDS, TAIL_MOST = 0.1, 10, 0.5  # share of the reference in the fi
 # The steepest slopes that a float32 bears: the last bit of a value must stay a last bit of the score.
 MEAN_EXCESS_LEAST, KNOT_LEAST = 0.05, 0.02
 FLOOR, FLOOR_OF_MEAN, FLOOR_LEAST = 1e-3, 1e-6, 1e-12
+NETS_LEAST = 0.02  # nats a real slot: a fiftieth of a sigma off, where the nets' error is made of last digits
 
 
 class Line(NamedTuple):
@@ -41,12 +42,12 @@ class Line(NamedTuple):
     least: float  # nats, of a value at or below the first knot
 
     @classmethod
-    def through(cls, reference: NDArray[np.float32], by_log: bool) -> Line:
-        """The line that the reference values (n,) tell."""
+    def through(cls, reference: NDArray[np.float32], by_log: bool, least: float = FLOOR_LEAST) -> Line:
+        """The line that the reference values (n,) tell; those below `least` count as that."""
         known = np.sort(reference.astype(np.float64))
         tail = min(TAIL_MOST, max(TAIL, TAIL_RECORDS / len(known)))
         # far below where the tail begins, a distance is the last bits of other numbers
-        floor = float(max(FLOOR * np.quantile(known, 1 - tail), FLOOR_OF_MEAN * known.mean(), FLOOR_LEAST))
+        floor = float(max(FLOOR * np.quantile(known, 1 - tail), FLOOR_OF_MEAN * known.mean(), least))
         known = np.log(np.maximum(known, floor)) if by_log else known
         levels = np.array([level for level in LEVELS if level > tail] + [tail])
         knots = np.quantile(known, 1 - levels)
@@ -156,7 +157,8 @@ class Scorer(nn.Module):
 
     def refer(self, values: Tensor) -> None:
         """Sets the surprises by the values (n, T) of the terms of normal records that they were not made from."""
-        lines = [Line.through(column.numpy(), by_log=True) for column in values.T]
+        least = [NETS_LEAST * max(1, self.preprocessing.reals)] + [FLOOR_LEAST] * len(self.distances)
+        lines = [Line.through(column.numpy(), True, floor) for column, floor in zip(values.T, least, strict=True)]
         self.each = Surprises(lines, by_log=True, weights=self.weights)
         joint = total(self.each(values))
         self.together = Surprises([Line.through(joint[:, 0].numpy(), by_log=False)], by_log=False, weights=[1.0])
