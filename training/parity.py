@@ -58,7 +58,7 @@ def golden_records(session: Session, x: NDArray[np.float32], features: Sequence[
 def prove(scorer: Scorer, bundle: Bundle, x: NDArray[np.float32]) -> None:
     """Loads the bundle as the service does, golden records and all, and compares it with the scorer on x (N, C).
 
-    Raises BundleError where the service would refuse the bundle, ParityError where an answer differs by more than float32 explains.
+    Raises BundleError where the service would refuse the bundle, ParityError where an answer differs by more than RTOL.
     """
     detector = Detector(bundle, "cpu")
     golden = np.array([golden.x for golden in bundle.manifest.golden], dtype=np.float32)
