@@ -173,7 +173,7 @@ def _finite(value: float) -> float | None:
 
 
 def _distance(window: Window, expected: NDArray[np.float64]) -> float | None:
-    return rounded(window.distance(expected)) if window.tells else None
+    return rounded(window.distance(expected)) if window.bins.any() else None  # p-values may warn before features do
 
 
 def _shares(counts: NDArray[np.float64]) -> list[float]:

@@ -7,7 +7,7 @@ import torch
 from service.manifest import Feature
 from training.config import Config
 from training.preprocessing import Preprocessing
-from training.vae import VAE, reparameterize
+from training.vae import VAE, chosen, reparameterize
 
 
 @pytest.fixture
@@ -78,3 +78,20 @@ def test_mu_plus_sigma_would_shift_the_latent_and_not_spread_it(net):
         mu, log_var = net.encoder(slots)
         shifted = reparameterize(mu, log_var, torch.ones_like(mu))
     torch.testing.assert_close(shifted - mu, torch.exp(0.5 * log_var))
+
+
+def test_every_head_chooses_among_its_own_prototypes(net):
+    net, _ = net
+    shares = chosen(net.decoder.choice(torch.randn(50, 3)), net.decoder.choices).reshape(50, -1, net.decoder.choices)
+    torch.testing.assert_close(shares.sum(2), torch.ones(50, 8))
+
+
+def test_a_decoder_cannot_go_beyond_sums_of_its_prototypes(net):
+    """However far a code is off, what is said of it lies where prototypes, one of each head, can bring it."""
+    net, _ = net
+    words = net.decoder.prototypes.weight.reshape(4, -1, net.decoder.choices)
+    low, high = (net.decoder.prototypes.bias + end.sum(1) for end in (words.amin(2), words.amax(2)))
+    with torch.no_grad():
+        out = net.decoder(1e6 * torch.randn(500, 3))
+    assert ((out >= low - 1e-4) & (out <= high + 1e-4)).all()
+    assert out.std() > 0.1
