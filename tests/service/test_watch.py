@@ -271,6 +271,15 @@ def test_p_values_that_are_not_uniform_any_more_are_told_in_health(serve: Serve,
     assert "p-values are not uniform any more" in client.get("/health").json()["warnings"][0]
 
 
+def test_p_values_that_warn_before_features_can_are_told_with_their_distance(serve: Serve, folder: Path) -> None:
+    client = serve(models_dir=folder)
+    few = columns(1, 3)
+    client.score({"columns": {name: values * (LEAST - 50) for name, values in few.items()}})
+    document = drift(client)
+    assert [(one["kind"], one["feature"]) for one in document["warnings"]] == [("p_values", None)]
+    assert document["p_values"]["distance"]["since_loaded"] > 0.05
+
+
 def test_a_bundle_of_before_says_that_drift_cannot_be_told_and_why(serve: Serve, models_dir: Path) -> None:
     client = serve(models_dir=models_dir)
     client.score({"columns": {**columns(900, 1), "amount": [900.0] * 900}})
