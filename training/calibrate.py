@@ -20,6 +20,7 @@ from training.centres import Centres
 from training.config import Config
 from training.elbo import Elbo
 from training.fit import parts_of, take
+from training.gaps import counts_of
 from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.scorer import Scorer, judge, weighed
@@ -62,8 +63,8 @@ def remember(scorer: Scorer, x: NDArray[np.float32], config: Config) -> None:
     slots, out = expected(scorer, x[pool])
     ownership = slot_ownership(scorer.preprocessing)
     near, wide = (View(scorer.preprocessing, slots, wide) for wide in (False, True))
-    memory = Memory(near, ownership, near(slots, out), config, draw)
-    centres = Centres(wide, ownership, wide(slots, out), config, draw)
+    memory = Memory(near, ownership, near(slots, out), slots.gap, config, draw)
+    centres = Centres(wide, ownership, wide(slots, out), slots.gap, config, draw)
     memory.kept, centres.made_from = torch.from_numpy(pool)[memory.kept], torch.from_numpy(pool)
     scorer.distances.extend([memory, centres])
 
@@ -111,7 +112,7 @@ def honest_terms(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.int8],
     evidence = Elbo(*(torch.stack(parts)[own] for parts in zip(*every, strict=True)))
     scale = scorer.scale(slots)
     terms = [weighed(evidence, scale)]
-    terms += [distance.honest(slots, out, slots.seen * scale, rows) for distance in scorer.distances]
+    terms += [distance.honest(slots, out, counts_of(slots, scale), rows) for distance in scorer.distances]
     return evidence, terms
 
 

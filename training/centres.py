@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from training.config import Config
 from training.fit import parts_of
+from training.gaps import unknown
 from training.memory import CHUNK, Term, place_of, squared_distance
 from training.preprocessing import Slots
 from training.stable import gather_up, total
@@ -33,28 +34,33 @@ class Centres(nn.Module):
     counts: Tensor  # (K,) of these; as the next two not in the graph
     made_from: Tensor  # (N,) rows of the training records
     assigned: Tensor  # (N,) their centres
+    unknown: Tensor  # (D,) what a slot with a gap adds to a squared distance
     ownership: Tensor  # (D, F) 1 where a slot belongs to a feature
 
-    def __init__(self, view: View, ownership: Tensor, seen: Tensor, config: Config, draw: np.random.Generator) -> None:
-        """Finds the centres of the records whose values in the view are `seen` (N, D)."""
+    def __init__(
+        self, view: View, ownership: Tensor, seen: Tensor, gap: Tensor, config: Config, draw: np.random.Generator
+    ) -> None:
+        """Finds the centres of the records whose values in the view are `seen` (N, D); `gap` (N, D): filled in."""
         super().__init__()
         self.view = view
         centres, self.assigned = k_means(seen, max(1, min(config.centres, len(seen) // config.centre_records)), draw)
         self.made_from = torch.arange(len(seen))
         self.counts = torch.bincount(self.assigned, minlength=len(centres))
-        squared = ((seen - centres[self.assigned]) ** 2).sum(1)
+        squares = (seen - centres[self.assigned]) ** 2
+        squared = squares.sum(1)
         sums = torch.zeros(len(centres)).index_add_(0, self.assigned, squared)
         scatter = (sums + SCATTER_RECORDS * squared.mean()) / (self.counts + SCATTER_RECORDS)
         scatter = scatter.clamp(min=max(SCATTER_LEAST * float((seen**2).sum(1).mean()), SQUARE_LEAST))
         self.centres, self.scatter = nn.Buffer(centres), nn.Buffer(scatter)
         self.products = nn.Buffer(-2 * centres.T.contiguous())
         self.squares = nn.Buffer((centres**2).sum(1) + scatter)
+        self.unknown = nn.Buffer(unknown(squares, 1 - gap))
         self.ownership = nn.Buffer(ownership)
 
     def forward(self, slots: Slots, out: Tensor, counts: Tensor) -> Term:
-        """Of records, by the decoders' output (N, D) in the gaps; counts (N, D): how much a slot counts, 0 where it has a gap."""
+        """Of records, by the decoders' output (N, D) in the gaps; counts (N, D): how much each slot counts."""
         seen = self.view(slots, out)
-        return self.told(self.nearest(seen), seen, counts)
+        return self.told(self.nearest(seen), seen, counts, slots.gap * self.unknown)
 
     def nearest(self, seen: Tensor) -> Tensor:
         """(N,) which centre is the nearest to the view's values (N, D), its scatter included."""
@@ -64,10 +70,10 @@ class Centres(nn.Module):
         """(N, K) squared distances and scatters, to a few last bits, less the square of the values themselves."""
         return torch.addmm(self.squares, seen, self.products)
 
-    def told(self, place: Tensor, seen: Tensor, counts: Tensor) -> Term:
+    def told(self, place: Tensor, seen: Tensor, counts: Tensor, added: Tensor) -> Term:
         """The exact distance to the centres (N,)."""
         gap = seen - self.centres[place]
-        gap = gap * gap * counts
+        gap = gap * gap * counts + added
         scatter = self.scatter[:, None][place]
         value = torch.sqrt(total(gap) + scatter)
         each = gather_up(gap, self.ownership)
@@ -86,7 +92,7 @@ class Centres(nn.Module):
         nearest = distance.argmin(1)
         grown = torch.ones(len(seen), 1)
         grown[member, 0] = torch.where(nearest[member] == own, farther, 1.0)
-        return self.told(nearest, seen, counts * grown)
+        return self.told(nearest, seen, counts * grown, slots.gap * self.unknown)
 
     def ambiguous(self, slots: Slots, out: Tensor, tolerance: float) -> Tensor:
         """(N,) where last bits choose which centre is the nearest, and so the features' parts; the distance is the same."""

@@ -169,7 +169,7 @@ def corrupt(preprocessing: Preprocessing, clean: Slots, config: Config, draw: to
     hidden = torch.maximum(clean.hidden, masked)
     # missing-value slots stay: what is asked of the net is the record, not which mask was drawn
     seen = clean.seen * (1 - masked[:, preprocessing.slot_column])
-    return clean._replace(y=y * seen, seen=seen, gap=1 - seen, hidden=hidden)
+    return clean._replace(y=y * seen, seen=seen, gap=1 - seen, missing=seen == 0, hidden=hidden)
 
 
 def take(slots: Slots, rows: Tensor) -> Slots:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from training.config import Config
 from training.fit import parts_of
+from training.gaps import trust, unknown
 from training.preprocessing import Slots
 from training.stable import gather_up, total
 from training.views import View
@@ -43,10 +44,14 @@ class Memory(nn.Module):
     products: Tensor  # (D + 1, M) and squares (M,): what makes the view's values a squared weighted distance
     squares: Tensor
     kept: Tensor  # (M,) where the records are among the training records; not in the graph
+    unknown: Tensor  # (D,) what a slot with a gap adds to a squared distance
+    trust: Tensor  # (M, D) how much the records' values count; of no rows where none is filled in
     ownership: Tensor  # (D, F) 1 where a slot belongs to a feature
 
-    def __init__(self, view: View, ownership: Tensor, seen: Tensor, config: Config, draw: np.random.Generator) -> None:
-        """Remembers at most config.memory of the records whose values in the view are `seen` (N, D)."""
+    def __init__(
+        self, view: View, ownership: Tensor, seen: Tensor, gap: Tensor, config: Config, draw: np.random.Generator
+    ) -> None:
+        """Remembers at most config.memory of the records whose values in the view are `seen` (N, D); `gap` (N, D): filled in."""
         super().__init__()
         self.view = view
         neighbours = config.neighbours_small if len(seen) < config.small else config.neighbours
@@ -58,6 +63,9 @@ class Memory(nn.Module):
         self.records, self.weight = nn.Buffer(records), nn.Buffer(weight)
         self.products = nn.Buffer(torch.cat([-2 * weight * records.T, weight[None, :]]))
         self.squares = nn.Buffer(weight * (records**2).sum(1))
+        other = self.kept[nearest_other(seen, records, place_of(torch.arange(len(seen)), self.kept))]
+        self.unknown = nn.Buffer(unknown((seen - seen[other]) ** 2, 1 - torch.maximum(gap, gap[other])))
+        self.trust = nn.Buffer(trust(gap[self.kept]))
         self.ownership = nn.Buffer(ownership)
 
     def distance(self, seen: Tensor) -> Tensor:
@@ -65,15 +73,18 @@ class Memory(nn.Module):
         return torch.addmm(self.squares, torch.cat([seen, total(seen * seen)], 1), self.products)
 
     def forward(self, slots: Slots, out: Tensor, counts: Tensor) -> Term:
-        """Of records, by the decoders' output (N, D) in the gaps; counts (N, D): how much a slot counts, 0 where it has a gap."""
+        """Of records, by the decoders' output (N, D) in the gaps; counts (N, D): how much each slot counts."""
         seen = self.view(slots, out)
-        return self.nearest(seen, counts, self.distance(seen))
+        return self.nearest(seen, counts, slots.gap * self.unknown, self.distance(seen))
 
-    def nearest(self, seen: Tensor, counts: Tensor, distance: Tensor) -> Term:
+    def nearest(self, seen: Tensor, counts: Tensor, added: Tensor, distance: Tensor) -> Term:
         """From the view's values (N, D) and distances (N, M), which choose candidates: among these, exact distances decide."""
         candidates = distance.topk(self.candidates, largest=False)[1]
         gap = seen[:, None, :] - self.records[candidates]
         gap = gap * gap * counts[:, None, :]  # (N, K, D)
+        if len(self.trust):
+            gap = gap * self.trust[candidates]
+        gap = gap + added[:, None, :]
         squared = (gap @ torch.ones(int(seen.shape[1]), 1)).squeeze(2) * self.weight[candidates]
         least = squared.topk(self.neighbours, largest=False)[0]
         value = torch.sqrt(least) @ torch.full((self.neighbours, 1), 1 / self.neighbours)
@@ -87,7 +98,8 @@ class Memory(nn.Module):
         remembered = torch.nonzero(place >= 0)[:, 0]
         distance = self.distance(seen)
         distance[remembered, place[remembered]] = torch.inf
-        every = zip(*(parts_of(whole, CHUNK) for whole in (seen, counts, distance)), strict=True)
+        wholes = seen, counts, slots.gap * self.unknown, distance
+        every = zip(*(parts_of(whole, CHUNK) for whole in wholes), strict=True)
         return Term(*(torch.cat(parts) for parts in zip(*(self.nearest(*part) for part in every), strict=True)))
 
     def ambiguous(self, slots: Slots, out: Tensor, tolerance: float) -> Tensor:
@@ -112,6 +124,13 @@ def place_of(rows: Tensor, kept: Tensor) -> Tensor:
     place = torch.full((1 + int(max(rows.max(), kept.max())),), -1)
     place[kept] = torch.arange(len(kept))
     return place[rows]
+
+
+def nearest_other(seen: Tensor, records: Tensor, place: Tensor) -> Tensor:
+    """(N,) which of the records (M, D) is the nearest to each of `seen` (N, D), but for the one at its own place (N,)."""
+    two = min(2, len(records))
+    near = torch.cat([squared_distance(part, records).topk(two, largest=False)[1] for part in parts_of(seen, CHUNK)])
+    return torch.where(near[:, 0] == place, near[:, -1], near[:, 0])
 
 
 def local_weight(records: Tensor, seen: Tensor, config: Config) -> Tensor:

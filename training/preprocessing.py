@@ -47,6 +47,7 @@ class Slots(NamedTuple):
     hidden: Tensor  # (N, C) 1 where a column of x has none
     level: Tensor  # (N, G) the code of each category, clipped to its known levels and the unknown one
     gap: Tensor  # (N, D) 1 - seen
+    missing: Tensor  # (N, D) the same as a truth value
     bent: Tensor  # (N, numerics) the numbers bent by the shapes of their columns; of a missing one that of 0, as numbers
     numbers: Tensor  # (N, numerics) the numbers themselves
 
@@ -60,6 +61,7 @@ class Preprocessing(nn.Module):
     lacking: Tensor
     category: Tensor  # (G,)
     slot_column: Tensor  # (D,) the column of x that a slot is made of
+    may_lack: Tensor  # (D,) 1 where a slot may have a gap: not the one that says whether a value is missing
     slot_group: Tensor  # (S,) the category that a one-hot slot belongs to
     first_slot: Tensor  # (G,) of each category
     slot_level: Tensor  # (S,) the level that a one-hot slot stands for
@@ -121,6 +123,8 @@ class Preprocessing(nn.Module):
         self._real("unknown", [known for _, known in category])
         self._real("last", [level - 1 for level in levels])
         self._real("slot_level", np.arange(len(group)) - first[group])
+        place, front = np.arange(self.slots), self.reals + self.bits
+        self._real("may_lack", (place < self.reals + self.booleans) | (place >= front))
         self._real("membership", group[:, None] == np.arange(len(category))[None, :])
         self._real("ownership", owner[np.array(unit_column, dtype=int)][:, None] == np.arange(len(features))[None, :])
         self._fit_levels(x, category, levels)
@@ -155,8 +159,9 @@ class Preprocessing(nn.Module):
 
     def forward(self, x: Tensor) -> Slots:
         """x (N, C) as the service makes it -> Slots."""
-        hidden = torch.isnan(x).to(x.dtype)
-        filled = torch.where(torch.isnan(x), torch.zeros((), dtype=x.dtype, device=x.device), x)
+        unknown = torch.isnan(x)
+        hidden = unknown.to(x.dtype)
+        filled = torch.where(unknown, torch.zeros((), dtype=x.dtype, device=x.device), x)
         parts, bent, numbers = [], filled[:, :0], filled[:, :0]
         if self.numerics:
             numbers = pick(filled, self.numeric)
@@ -174,13 +179,12 @@ class Preprocessing(nn.Module):
         if self.groups:
             level = torch.minimum(filled[:, self.category], self.unknown)
             parts.append((torch.minimum(level, self.last)[:, self.slot_group] == self.slot_level).to(x.dtype))
-        gap = pick(hidden, self.slot_column)
+        missing, gap = pick(unknown, self.slot_column), pick(hidden, self.slot_column)
         if len(self.lacking):  # whether a value is missing can always be seen
-            front = self.reals + self.booleans
-            never = torch.zeros_like(gap[:, front : self.reals + self.bits])
-            gap = torch.cat([gap[:, :front], never, gap[:, self.reals + self.bits :]], 1)
+            gap = gap * self.may_lack
+            missing = gap > 0
         seen = 1 - gap
-        return Slots(joined(parts) * seen, seen, hidden, level, gap, bent, numbers)
+        return Slots(joined(parts) * seen, seen, hidden, level, gap, missing, bent, numbers)
 
     def restore(self, out: Tensor) -> Tensor:
         """(N, C) the values, in the units of x, that a decoder's output (N, D) stands for."""

@@ -14,6 +14,7 @@ from service.manifest import ScoreKind
 from training.centres import Centres
 from training.elbo import Elbo
 from training.ensemble import Ensemble
+from training.gaps import counts_of
 from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.stable import log, total
@@ -138,13 +139,14 @@ class Scorer(nn.Module):
         Where values are missing, the others count as much more, so that a record with gaps compares with one without.
         """
         scale = self.scale(slots)
-        counts = slots.seen * scale
+        counts = counts_of(slots, scale)
         return [weighed(evidence, scale), *(distance(slots, out, counts) for distance in self.distances)]
 
     def scale(self, slots: Slots) -> Tensor:
         """(N, 1) columns of x over those that have a value."""
-        columns = self.preprocessing.columns
-        return columns / (columns - total(slots.hidden)).clamp(min=1)
+        share = 1 / self.preprocessing.columns  # of one column
+        present = torch.addmm(torch.ones(1), slots.hidden, torch.full((self.preprocessing.columns, 1), -share))
+        return 1 / present.clamp(min=share)
 
     def ambiguous(self, x: Tensor, tolerance: float) -> Tensor:
         """(N,) records x (N, C) of which two last bits decide which remembered records are nearest."""

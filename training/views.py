@@ -61,7 +61,7 @@ class View(nn.Module):
 
     def forward(self, slots: Slots, out: Tensor) -> Tensor:
         """(N, D) the values of slots, by the decoders' output (N, D) in the gaps."""
-        return self._values(slots) * slots.seen + (out * self.slope + self.offset) * slots.gap
+        return torch.where(slots.missing, out * self.slope + self.offset, self._values(slots))
 
     def _values(self, slots: Slots) -> Tensor:
         values = (self._slots(slots) - self.centre) * self.rate

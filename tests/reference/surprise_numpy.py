@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.reference import elbo_numpy
 
-FLOOR, LIMIT, WEIGHTS = 1e-3, 1e9, (0.75, 1.0, 0.75)
+FLOOR, LIMIT, WEIGHTS, FILLED = 1e-3, 1e9, (0.75, 1.0, 0.75), 0.5
 
 
 def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
@@ -23,7 +23,8 @@ def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
     bent = np.sign(away) * ((1 + np.abs(away)) ** (1 / 8) - 1)
     near = view(np.concatenate([bent, y[own]]), seen, out, memory, np.inf)
     wide = view(np.concatenate([numbers, y[own]]), seen, out, centres, 10)
-    parts = [error, memory_parts(near, seen * scale, memory), centre_parts(wide, seen * scale, centres)]
+    counts = np.where(seen, scale, FILLED)
+    parts = [error, memory_parts(near, counts, ~seen, memory), centre_parts(wide, counts, ~seen, centres)]
     each = list(zip(parts, lines, WEIGHTS, strict=False))
     told = [weight * surprise(np.log(max(part.sum(), line.floor)), line) for part, line, weight in each]
     shared = [share(s, part, line.floor) for s, (part, line, _) in zip(told, each, strict=True)]
@@ -38,23 +39,25 @@ def view(values, seen, out, fitted, far):
     return np.where(seen, there, out * fitted["slope"] + fitted["offset"])
 
 
-def memory_parts(values, counts, memory):
+def memory_parts(values, counts, missing, memory):
     """(F,) each feature's part of the mean weighted distance to the nearest records."""
     gaps = (values - memory["records"]) ** 2
+    trust = memory["trust"] if len(memory["trust"]) else np.ones_like(gaps)
+    exact = gaps * counts * trust + missing * memory["unknown"]
     near = np.argsort(memory["weight"] * gaps.sum(1))[: memory["candidates"]]
-    distance = {i: np.sqrt(memory["weight"][i] * (gaps[i] * counts).sum()) for i in near}
+    distance = {i: np.sqrt(memory["weight"][i] * exact[i].sum()) for i in near}
     parts, nearest = np.zeros(memory["ownership"].shape[1]), sorted(distance, key=distance.get)[: memory["neighbours"]]
     for i in nearest:
-        gap = gaps[i] * counts
-        parts += distance[i] / max(gap.sum(), 1e-24) * gap @ memory["ownership"] / len(nearest)
+        parts += distance[i] / max(exact[i].sum(), 1e-24) * exact[i] @ memory["ownership"] / len(nearest)
     return parts
 
 
-def centre_parts(values, counts, centres):
+def centre_parts(values, counts, missing, centres):
     """(F,) each feature's part of the distance to the nearest centre, whose scatter is all features' alike."""
     gaps = (values - centres["centres"]) ** 2
     nearest = int(np.argmin(gaps.sum(1) + centres["scatter"]))
-    parts = (gaps[nearest] * counts) @ centres["ownership"] + centres["scatter"][nearest] / centres["ownership"].shape[1]
+    exact = gaps[nearest] * counts + missing * centres["unknown"]
+    parts = exact @ centres["ownership"] + centres["scatter"][nearest] / centres["ownership"].shape[1]
     return parts / np.sqrt(parts.sum())
 
 

@@ -77,15 +77,14 @@ def test_a_record_is_judged_by_nets_and_memories_that_lack_it(fitted):
     chosen = [place for place, row in enumerate(pool) if row in remembered][:10]
     chosen += [place for place, row in enumerate(pool) if row not in remembered][:5]
     assert len(chosen) == 15
-    whole = [getattr(memory, name).clone() for name in ("records", "weight", "products", "squares")]
+    whole = [getattr(memory, name).clone() for name in ("records", "trust", "weight", "products", "squares")]
     middle = centres.centres.clone(), centres.products.clone(), centres.squares.clone()
     with torch.no_grad():
         for place in chosen:
             row = int(pool[place])
             others = memory.kept != row
-            memory.records, memory.weight, memory.products, memory.squares = (
-                part[..., others] if part is not whole[0] else part[others] for part in whole
-            )
+            memory.records, memory.trust = (part[others] for part in whole[:2])
+            memory.weight, memory.products, memory.squares = (part[..., others] for part in whole[2:])
             centres.centres, centres.products, centres.squares = (part.clone() for part in middle)
             k = int(centres.assigned[place])
             count, value = int(centres.counts[k]), centres.view(*expected(scorer, x[row : row + 1]))[0]

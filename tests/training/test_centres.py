@@ -18,7 +18,7 @@ def made(x, **changes):
     out = torch.zeros_like(slots.y)
     view = View(preprocessing, slots, wide=True)
     config = Config(**changes)
-    return Centres(view, slot_ownership(preprocessing), view(slots, out), config, np.random.default_rng(0)), slots, out
+    return Centres(view, slot_ownership(preprocessing), view(slots, out), slots.gap, config, np.random.default_rng(0)), slots, out
 
 
 def test_every_record_is_given_to_its_nearest_centre_which_is_the_mean_of_its_own():

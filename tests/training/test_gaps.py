@@ -1,0 +1,79 @@
+"""Missing values in distances: they count for less than what is there, and for more than nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from training.config import Config
+from training.gaps import FILLED, REMEMBERED, counts_of, trust
+from training.memory import Memory, nearest_other
+from training.preprocessing import Preprocessing
+from training.views import View, slot_ownership
+
+from .mixed import FEATURES, rows
+
+
+def made(x):
+    preprocessing = Preprocessing(FEATURES, x)
+    slots = preprocessing(torch.from_numpy(x))
+    view = View(preprocessing, slots, wide=False)
+    seen = view(slots, torch.zeros_like(slots.y))
+    memory = Memory(view, slot_ownership(preprocessing), seen, slots.gap, Config(memory=64), np.random.default_rng(0))
+    return memory, slots, seen
+
+
+def blanked(n, seed, share=0.2):
+    x = rows(n, seed=seed)
+    x[np.random.default_rng(seed).random(x.shape) < share] = np.nan
+    return x
+
+
+def test_the_values_that_are_there_count_as_much_more_and_a_whole_record_as_it_is():
+    preprocessing = Preprocessing(FEATURES, blanked(50, 1))
+    slots = preprocessing(torch.from_numpy(blanked(50, 1)))
+    counts = counts_of(slots, torch.full((50, 1), 1.5))
+    assert (counts[slots.gap > 0] == FILLED).all()
+    assert (counts[slots.gap == 0] == 1.5).all()
+    assert (counts_of(slots, torch.ones(50, 1))[slots.gap == 0] == 1).all()  # to the last bit
+
+
+def test_what_a_remembered_record_was_filled_in_with_counts_less_beside_its_other_values():
+    gap = torch.tensor([[0.0, 0, 1, 1], [0, 0, 0, 0]])
+    told = trust(gap)
+    torch.testing.assert_close(told.mean(1), torch.ones(2))
+    torch.testing.assert_close(told[0, 2] / told[0, 0], torch.tensor(REMEMBERED))
+    assert (told[1] == 1).all()
+    assert trust(torch.zeros(3, 4)).shape == (0, 4)
+
+
+def test_parts_are_at_least_0_and_sum_to_the_distance():
+    memory, _, _ = made(blanked(300, 1))
+    slots = Preprocessing(FEATURES, blanked(300, 1))(torch.from_numpy(blanked(200, 2)))
+    told = memory(slots, torch.zeros_like(slots.y), counts_of(slots, torch.ones(200, 1)))
+    assert len(memory.trust)
+    assert (told.parts >= 0).all()
+    torch.testing.assert_close(told.parts.sum(1, keepdim=True), told.value)
+
+
+def test_a_value_that_is_missing_adds_to_the_distance_of_a_remembered_record():
+    """It would be 0 from itself, whatever is missing."""
+    memory, slots, seen = made(blanked(64, 1))  # all are remembered
+    place = memory.kept
+    own = memory.nearest(seen[place], torch.ones_like(seen), 0 * slots.gap, 1 - torch.eye(64)).value
+    added = memory.nearest(seen[place], torch.ones_like(seen), (slots.gap * memory.unknown)[place], 1 - torch.eye(64)).value
+    gaps = (slots.gap[place] * (memory.unknown > 0)).any(1)
+    assert gaps.any()
+    assert (~gaps).any()
+    assert (added[gaps] > own[gaps]).all()
+    assert (added[~gaps] == own[~gaps]).all()
+
+
+@pytest.mark.parametrize("remembered", [1, 2, 40])
+def test_the_nearest_other_record_is_never_the_record_itself(remembered):
+    seen = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
+    place = torch.where(torch.arange(40) < remembered, torch.arange(40), -1)
+    other = nearest_other(seen, seen[:remembered], place)
+    distance = torch.cdist(seen.double(), seen[:remembered].double())
+    if remembered > 1:
+        distance[torch.arange(remembered), torch.arange(remembered)] = torch.inf
+    assert torch.equal(other, distance.argmin(1))
