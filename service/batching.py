@@ -25,6 +25,7 @@ from service.registry import Live
 MAX_ROWS = 256  # in one run on the event loop, which /health waits for
 LEAST = 1024  # bytes that the smallest request counts for: it costs as much as four records more
 STEADY = 128 << 10  # bytes a turn when too much comes: some 15 ms of work
+SCARCE = 48 << 10  # bytes a turn when more is refused than taken: a refusal takes time as well, and waits for the turn
 BURST = 512 << 10  # bytes a turn otherwise
 OVERLOADED = 0.1  # seconds of turns above STEADY that are no burst any more
 IDLE = 0.01  # seconds without work that end an overload
@@ -161,8 +162,8 @@ class Batcher:
 
     def __init__(self) -> None:
         self._waiting: list[Waiting] = []
-        self._bytes, self._limit = 0, BURST  # of this turn
-        self._refused = self._scheduled = False
+        self._bytes, self._refused, self._limit = 0, 0, BURST  # bytes of this turn
+        self._scheduled = False
         self._calm_at = self._ended_at = 0.0  # when all that came was STEADY or less; when the last turn ended
 
     def admit(self, length: int) -> int:
@@ -175,7 +176,7 @@ class Batcher:
             if now - self._ended_at > IDLE:
                 self._calm_at, self._limit = now, BURST
         elif self._bytes + cost > self._limit:
-            self._refused = True
+            self._refused += cost
             raise Problem("queue_full", "More requests come than can be scored: send again later.", headers={"Retry-After": "1"})
         self._bytes += cost
         return cost
@@ -189,7 +190,11 @@ class Batcher:
         now = perf_counter()
         if self._bytes <= STEADY and not self._refused:
             self._calm_at = now
-        self._limit, self._refused = BURST if now - self._calm_at < OVERLOADED else STEADY, False
+        if now - self._calm_at < OVERLOADED:
+            self._limit = BURST
+        else:
+            self._limit = STEADY if self._refused <= self._bytes else SCARCE
+        self._refused = 0
         taken = self._take()
         self._bytes = sum([waiting.cost for waiting in self._waiting])
         self._scheduled = bool(self._waiting)

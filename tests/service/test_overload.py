@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service import batching, limits
-from service.batching import BURST, LEAST, STEADY, Batcher
+from service.batching import BURST, LEAST, SCARCE, Batcher
 from service.errors import Problem
 from service.limits import CALM, LASTING, MANY, ClientGoneError, Permits, read_body
 from service.records import Batch
@@ -93,7 +93,9 @@ def test_where_it_is_no_burst_any_more_turns_get_short(monkeypatch: pytest.Monke
         assert await turns.turn(300) == 300
         taken = [await turns.turn(1000) for _ in range(20)]
         assert taken[0] == BURST // LEAST
-        assert taken[-10:] == [STEADY // LEAST] * 10
+        assert taken[-10:] == [SCARCE // LEAST] * 10
+        few = [await turns.turn(60) for _ in range(3)]  # fewer are refused than taken
+        assert few == [SCARCE // LEAST, 60, 60]
         assert await turns.turn(100) == 100  # this turn all that came was let in
         assert await turns.turn(300) == 300
 
@@ -105,7 +107,7 @@ def test_an_overload_ends_when_nothing_comes(monkeypatch: pytest.MonkeyPatch) ->
         turns = Turns(monkeypatch)
         for _ in range(20):
             last = await turns.turn(1000)
-        assert last == STEADY // LEAST
+        assert last == SCARCE // LEAST
         turns.now += 1
         assert await turns.turn(300) == 300
 

@@ -11,7 +11,7 @@ from tests.torture.load import Seen, offer, saturate
 from tests.torture.runs import Outcome, torture
 from tests.torture.served import publish_example, served
 
-TIMES, CLIENTS = 10.0, 16
+TIMES, CLIENTS = 10.0, 12
 LONG = (
     20  # seconds from which on times are judged, too: a short run is one of the test suite, on a machine that does other things
 )
@@ -33,7 +33,7 @@ def overload(rows: int, seconds: int, seed: int, folder: Path) -> Outcome:
     """Measures the capacity, then offers 0.8 of it, then ten times as much, and 2 s later 0.8 again; a second is a case."""
     publish_example(folder / "models")
     requests = [request(records(rows, 1000 * seed + i)) for i in range(8)]
-    warm, rows_waiting = (5.0, 40_000) if seconds >= LONG else (0.3, 4_000)
+    warm, rows_waiting = (5.0, 20_000) if seconds >= LONG else (0.3, 4_000)
     with served(folder / "models", folder / "log", log_requests="false", queue_rows=rows_waiting) as server:
         cpu = server.cpu_seconds
         server.wait_until_ready()
