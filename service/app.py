@@ -254,10 +254,11 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
         service.activity.start()
     if service.workers is not None:
         service.workers.start()
-    watching = asyncio.create_task(digest_for_ever(service.registry.loaded))
+    always = [asyncio.create_task(digest_for_ever(service.registry.loaded)), asyncio.create_task(memory.give_back_for_ever())]
     yield
     service.draining = True
-    watching.cancel()
+    for task in always:
+        task.cancel()
     await service.activity.stop()
     await service.keys.stop()
     await service.registry.stop()
