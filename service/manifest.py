@@ -137,6 +137,7 @@ class Golden(_Model):
     elbo: float
     reconstruction_error: float
     contributions: tuple[float, ...]
+    expected: tuple[float, ...] | None = None  # as a row of x; not in bundles made before it was told
 
 
 class Manifest(_Model):

@@ -50,6 +50,7 @@ def golden_records(session: Session, x: NDArray[np.float32], features: Sequence[
             elbo=float(told.elbo[i]),
             reconstruction_error=float(told.reconstruction_error[i]),
             contributions=tuple(map(float, told.contributions[i])),
+            expected=tuple(map(float, told.expected[i])),
         )
         for i in range(len(rows))
     )

@@ -1,5 +1,7 @@
-"""The way of a single record through the detector equals that of many."""
+"""The way of a single record through the detector equals that of many; and a graph that says something else is refused."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,42 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.detector import Detector
-from service.manifest import read_bundle
+from service.manifest import Bundle, BundleError, Golden, read_bundle
 from tests.service.tiny_bundle import FEATURES
 
 
 @pytest.fixture(scope="module")
-def detector(bundle_dir: Path) -> Detector:
-    return Detector(read_bundle(next(path for path in (bundle_dir / "tiny").iterdir() if path.is_dir())), "cpu")
+def bundle(bundle_dir: Path) -> Bundle:
+    return read_bundle(next(path for path in (bundle_dir / "tiny").iterdir() if path.is_dir()))
+
+
+@pytest.fixture(scope="module")
+def detector(bundle: Bundle) -> Detector:
+    return Detector(bundle, "cpu")
+
+
+def with_expected(bundle: Bundle, change: Callable[[int, tuple[float, ...]], tuple[float, ...] | None]) -> Bundle:
+    """The bundle whose golden records, by their places, are said to have other expected values."""
+    golden = [one.model_copy(update={"expected": change(i, one.expected or ())}) for i, one in enumerate(bundle.manifest.golden)]
+    return dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"golden": tuple[Golden, ...](golden)}))
+
+
+def test_a_graph_that_expects_something_else_is_refused(bundle: Bundle) -> None:
+    for column in range(bundle.manifest.width):
+        altered = with_expected(bundle, lambda _, row, c=column: (*row[:c], row[c] * 1.1, *row[c + 1 :]))
+        with pytest.raises(BundleError, match=f"column {column} of what is expected"):
+            Detector(altered, "cpu")
+
+
+def test_the_likeliest_category_of_one_record_may_be_a_matter_of_last_bits(bundle: Bundle) -> None:
+    Detector(with_expected(bundle, lambda i, row: tuple(value + (i == 1) for value in row)), "cpu")
+
+
+def test_a_bundle_of_before_has_no_expected_values_to_compare(bundle: Bundle) -> None:
+    Detector(with_expected(bundle, lambda *_: None), "cpu")
+    for change in (lambda i, row: row if i else None, lambda i, row: row[i:]):
+        with pytest.raises(BundleError, match="expected values, all or none"):
+            Detector(with_expected(bundle, change), "cpu")
 
 
 @given(

@@ -118,6 +118,7 @@ def publish(
                 elbo=float(told.elbo[i]),
                 reconstruction_error=float(told.reconstruction_error[i]),
                 contributions=tuple(float(value) for value in told.contributions[i]),
+                expected=tuple(float(value) for value in told.expected[i]),
             )
             for i in range(len(x))
         ),
