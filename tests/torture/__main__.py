@@ -7,9 +7,10 @@ import json
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
-from tests.torture.runs import every
+from tests.torture.runs import Outcome, every
 
 
 def main() -> int:
@@ -27,7 +28,10 @@ def main() -> int:
     for name in args.names or runs:
         run, began = runs[name], time.monotonic()
         with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-            outcome = run.function(max(1, round(run.full * args.share)), args.seed, Path(folder))
+            try:
+                outcome = run.function(max(1, round(run.full * args.share)), args.seed, Path(folder))
+            except Exception as error:  # noqa: BLE001 - the other runs are still to be made
+                outcome = Outcome(1, ["".join(traceback.format_exception(error))[-3000:]])
         seconds = round(time.monotonic() - began, 1)
         print(f"{name:<20} {outcome.tried:>7} {len(outcome.failures):>7} {seconds:>8}  {run.promise}", flush=True)
         for failure in outcome.failures[:10]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 
 from tests.service import tiny_bundle
 from tests.service.tiny_bundle import GOOD
 from tests.torture import refusals
-from tests.torture.probed import serving
+from tests.torture.probed import Probed, serving
 from tests.torture.raw import Answer, Connection, post, request, run
 from tests.torture.refusals import LIMIT, RECORDS, SECRET, Case
 from tests.torture.runs import Outcome, torture
@@ -46,6 +47,9 @@ def error_table(count: int, seed: int, folder: Path) -> Outcome:
         outcome.check(len(refused) > 0 and all(answer.status in (200, 429) for answer in answers), "no full queue")
         for answer in refused:
             outcome.check(not (fault := check(answer, Case("full", LARGE, 429, "queue_full"))), f"full: {fault}")
+    with serving(folder / "d", models) as served:
+        ends = Case("ends", post(refusals.BODY), 503, "shutting_down", closes=True)
+        outcome.check(not (fault := run(at_its_end(served, ends))), f"ends: {fault}")
     outcome.figures = {"smuggling": len(list(refusals.smuggled()))}
     return outcome
 
@@ -83,6 +87,16 @@ def check(answer: Answer, case: Case) -> str:
         return f"tells too much: {text[:300]}"
     needed = NEEDED.get(case.status)
     return f"no {needed}" if needed and not answer.headers.get(needed) else ""
+
+
+async def at_its_end(served: Probed, case: Case) -> str:
+    """What is wrong with the first refusal on a connection that goes on asking while the service ends."""
+    connection = await Connection.open(served.port)
+    assert (await connection.ask(case.sent)).status == 200
+    served.process.send_signal(signal.SIGTERM)
+    while (answer := await connection.ask(case.sent)).status == 200:
+        pass
+    return check(answer, case) or ("" if await connection.answer() is None else "the connection goes on")
 
 
 async def ask_alone(port: int, sent: bytes) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import random
@@ -74,7 +75,8 @@ def mutated(draw: random.Random, made: list[Record]) -> Sent:
     if draw.random() < 0.8:
         return whole
     start = whole.data.find(b"\r\n\r\n") + 4
-    return Sent(bytes_wrong(draw, whole.data[:start], HEAD_TOKENS) + whole.data[start:], framed=False, json=None)
+    head = bytes_wrong(draw, whole.data[:start], HEAD_TOKENS)
+    return Sent(head + whole.data[start:] or b"?", framed=False, json=None)  # nothing at all would be an idle connection
 
 
 def in_json(draw: random.Random, made: list[Record]) -> Sent:
@@ -150,11 +152,11 @@ def wrong(draw: random.Random, document: Any) -> bytes:
             continue
         what = draw.random()
         if what < 0.7:
-            place[key] = draw.choice(ODD)
+            place[key] = copy.deepcopy(draw.choice(ODD))
         elif what < 0.85:
             del place[key]
         elif isinstance(place, dict):
-            place[draw.choice(["amounts", "", "é", "x" * 1000, "\ud800"])] = place[key]
+            place[draw.choice(["amounts", "", "é", "x" * 1000, "\ud800"])] = copy.deepcopy(place[key])
     return json.dumps(document).encode()
 
 
