@@ -108,8 +108,11 @@ def test_what_has_drifted_is_told_in_words_and_beside_the_training(browser: Brow
         changed = {"columns": {"amount": [400.0] * 300, "country": ["xx"] * 150 + ["de"] * 150, "at": [GOOD["at"]] * 300}}
         visit = Visit(browser, url, scheme, width)
         page = visit.page
+        page.clock.install()
+        page.reload()
         expect(page.locator("#drift-status")).to_contain_text("Fewer than 200 records")
         httpx.post(f"{url}/score", json=changed).raise_for_status()
+        page.clock.fast_forward(5_000)  # the page asks again by itself
         expect(page.locator("#drift-warnings")).to_contain_text(
             "country: there are categories that training did not see", timeout=20_000
         )

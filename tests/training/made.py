@@ -5,10 +5,8 @@ import numpy as np
 from service import calibration
 from service.manifest import FILES, Calibration, Dropped, Feature, File, Golden, Manifest
 from service.session import Answers, Session
-from training.calibrate import build
 from training.card import Looked
 from training.config import Config
-from training.export import export
 from training.fit import Curve
 from training.parity import golden_records
 from training.publish import describe, publish, stage
@@ -70,10 +68,9 @@ def numbers(count):
     return tuple(Feature(name=f"number_{i}", kind="numeric", low=-1, high=1) for i in range(count))
 
 
-def publish_tiny(fitted, settings, folder):
+def publish_tiny(scorer, graphs, settings, folder):
     """A published bundle of the tiny fit, whose model is called shop."""
-    scorer, _ = build(*fitted, rows(120, seed=5), settings)
-    graphs = {**export(scorer), "report.html": b"<!doctype html>"}
+    graphs = {**graphs, "report.html": b"<!doctype html>"}
     session = Session(graphs["scorer.onnx"], scorer.preprocessing.columns, "cpu")
     held = rows(200, seed=7)
     manifest = make_manifest(

@@ -43,7 +43,7 @@ def listed(folder):
     ids=["small", "large", "large elbo", "small reconstruction"],
 )
 def test_an_outlier_in_the_training_table_is_listed_first_with_its_row(tmp_path, n, changes):
-    config = dataclasses.replace(TINY, steps_most=200, **changes)
+    config = dataclasses.replace(TINY, steps_most=100, **changes)
     table = plant(tmp_path / "t.csv", n)
     bundles = [
         story.train(read_dataset(table, label="label", normal="ok"), "m", tmp_path / place, config, lambda *_: None).folder

@@ -20,7 +20,7 @@ from .conftest import TINY
 from .fits import fit, table
 from .mixed import FEATURES, rows
 
-SMALL = dataclasses.replace(TINY, score="reconstruction", steps_most=20, evaluate_every=10)
+SMALL = dataclasses.replace(TINY, nets=3, score="reconstruction", steps_most=20, evaluate_every=10)
 
 
 @pytest.fixture

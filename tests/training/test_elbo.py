@@ -6,8 +6,6 @@ import torch
 
 from service.session import Session
 from tests.reference import elbo_numpy, surprise_numpy
-from training.calibrate import build
-from training.export import export
 from training.parity import RTOL
 from training.stable import total
 
@@ -32,7 +30,7 @@ def close(got, want):
 
 
 @pytest.mark.parametrize("x", [rows(40, seed=7), odd_rows()], ids=["usual", "edges"])
-def test_torch_and_onnx_agree_with_the_oracle(fitted, scorer, x):
+def test_torch_and_onnx_agree_with_the_oracle(fitted, scorer, graphs, x):
     preprocessing, nets, *_ = fitted
     error, floor, kl = oracle(preprocessing, nets, x)
     with torch.no_grad():
@@ -40,7 +38,7 @@ def test_torch_and_onnx_agree_with_the_oracle(fitted, scorer, x):
     assert close(evidence.error.numpy(), error) < RTOL
     assert close(evidence.floor.numpy(), floor) < RTOL
     assert close(evidence.kl.numpy()[:, 0], kl) < RTOL
-    answers = Session(export(scorer)["scorer.onnx"], preprocessing.columns, "cpu").run(x, explain=True)
+    answers = Session(graphs["scorer.onnx"], preprocessing.columns, "cpu").run(x, explain=True)
     assert close(answers.reconstruction_error, error.sum(1)) < RTOL
     assert close(answers.elbo, -(error.sum(1) + floor.sum(1) + kl)) < RTOL
     if scorer.kind == "reconstruction":
@@ -107,9 +105,9 @@ def test_the_kl_is_that_of_two_gaussians(fitted):
 
 
 @pytest.mark.parametrize("x", [rows(40, seed=17), odd_rows(seed=2)], ids=["usual", "edges"])
-def test_the_surprise_of_torch_and_onnx_agrees_with_the_oracle(fitted, x):
-    preprocessing, nets, train, fold = fitted
-    scorer, _ = build(preprocessing, nets, train, fold, rows(120, seed=3), TINY)
+def test_the_surprise_of_torch_and_onnx_agrees_with_the_oracle(fitted, exported, x):
+    preprocessing, nets, *_ = fitted
+    scorer, graphs = exported("surprise")
 
     def numbers(module):
         return {name: value.double().numpy() for name, value in module.state_dict().items()}
@@ -130,7 +128,7 @@ def test_the_surprise_of_torch_and_onnx_agrees_with_the_oracle(fitted, x):
         for row in x
     ]
     score, contributions = (np.array(part) for part in zip(*told, strict=True))
-    answers = Session(export(scorer)["scorer.onnx"], preprocessing.columns, "cpu").run(x, explain=True)
+    answers = Session(graphs["scorer.onnx"], preprocessing.columns, "cpu").run(x, explain=True)
     with torch.no_grad():
         meant = scorer(torch.from_numpy(x))
     clear = ~scorer.ambiguous(torch.from_numpy(x), 1e-4).numpy()

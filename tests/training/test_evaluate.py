@@ -15,14 +15,7 @@ from training.evaluate import evaluate
 from training.metrics import false_alarm_band
 from training.sample import sample
 
-from .conftest import TINY
-from .made import publish_tiny
 from .mixed import FEATURES
-
-
-@pytest.fixture(scope="module")
-def models(fitted, tmp_path_factory):
-    return publish_tiny(fitted, TINY, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,6 @@ ALLOWED = set(
 
 
 @pytest.fixture(scope="module")
-def graphs(scorer):
-    return export(scorer)
-
-
-@pytest.fixture(scope="module")
 def session(scorer, graphs):
     return Session(graphs["scorer.onnx"], scorer.preprocessing.columns, "cpu")
 

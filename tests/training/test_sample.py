@@ -16,8 +16,7 @@ from training import sample as module
 from training.elbo import bounded
 from training.sample import draw, sample
 
-from .conftest import TINY
-from .made import make_manifest, publish_tiny
+from .made import make_manifest
 from .mixed import FEATURES
 
 FEATURES_OF_A_KIND = (
@@ -151,11 +150,6 @@ def test_a_manifest_that_does_not_tell_the_nets_is_refused(nets):
 def test_a_decoder_of_other_features_is_refused():
     with pytest.raises(BundleError, match="does not fit the manifest"):
         next(draw(manifest_of(FEATURES_OF_A_KIND[1:]), Decoder(), 5, np.random.default_rng(0)))
-
-
-@pytest.fixture(scope="module")
-def models(fitted, tmp_path_factory):
-    return publish_tiny(fitted, TINY, tmp_path_factory.mktemp("models"))
 
 
 def read(path):

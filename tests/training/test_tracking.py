@@ -18,16 +18,18 @@ from training.train import Published
 
 from .fits import TINY, fit, table
 
-mlflow = tracking.load()  # as a fit does: what MLflow sends, and where to, is settled at its import
-
 
 @pytest.fixture(autouse=True)
-def _mlflow_of_its_own(tmp_path, monkeypatch):
-    """The current folder is the store; MLflow keeps which one it uses, and in which experiment, in the process."""
+def mlflow(tmp_path, monkeypatch):
+    """MLflow, loaded as a fit does: what it sends, and where to, is settled at its import.
+
+    The current folder is the store; MLflow keeps which one it uses, and in which experiment, in the process.
+    """
+    mlflow = tracking.load()
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", *tracking.EXPERIMENT):
         monkeypatch.delenv(name, raising=False)
-    yield
+    yield mlflow
     while mlflow.active_run():
         mlflow.end_run()
     mlflow.tracking.fluent._active_experiment_id = None
@@ -39,7 +41,7 @@ def statuses(client):
     return Counter(run.info.status for run in client.search_runs([experiment.experiment_id]))
 
 
-def test_a_fit_is_a_run_with_settings_figures_losses_and_the_bundle(tmp_path, capsys):
+def test_a_fit_is_a_run_with_settings_figures_losses_and_the_bundle(tmp_path, capsys, mlflow):
     data, models = table(tmp_path / "t.csv"), tmp_path / "models"
     assert fit(tmp_path, data, "--track", seed=3, noise=0.2) == 0
     told = capsys.readouterr()

@@ -7,9 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from service.manifest import read_bundle
+from service.manifest import list_versions, read_bundle
 from training import example
+from training.__main__ import main
 from training.metrics import false_alarm_band
+
+from .fits import fit, table
 
 
 def run(*words, **more):
@@ -25,9 +28,10 @@ def test_the_last_line_is_the_bundles_path_and_it_verifies(payments):
     assert payments.models in payments.bundle.parents
 
 
-def test_another_seed_gives_another_bundle(payments, tmp_path):
-    done = run("training", "fit", payments.table, *payments.options, "--seed", "1", "--models-dir", tmp_path)
-    assert done.stdout.splitlines()[-1].rpartition("-")[2] != payments.bundle.name.rpartition("-")[2]
+def test_another_seed_gives_another_bundle(tmp_path):
+    data = table(tmp_path / "t.csv")
+    assert fit(tmp_path, data) == fit(tmp_path, data, "--seed", "1") == 0
+    assert len(list_versions(tmp_path / "models", "shop")) == 2
 
 
 def test_false_alarms_among_fresh_normal_records_are_as_asked(payments, tmp_path):
@@ -48,7 +52,7 @@ def test_false_alarms_among_fresh_normal_records_are_as_asked(payments, tmp_path
         assert low <= (p <= alpha).mean() <= high, alpha
 
 
-def test_scoring_the_file_evaluating_and_the_detector_agree(payments, tmp_path):
+def test_scoring_the_file_evaluating_and_the_detector_agree(payments, tmp_path, capsys):
     from service.detector import Detector
     from training.data import read_for_evaluation
     from training.metrics import auroc
@@ -64,18 +68,17 @@ def test_scoring_the_file_evaluating_and_the_detector_agree(payments, tmp_path):
     assert rows[0] == ["score", "p_value", "is_anomaly"]
     assert np.array_equal(np.array([row[0] for row in rows[1:]], np.float32), told.score)
     assert [row[2] == "true" for row in rows[1:]] == told.is_anomaly.tolist()
-    labelled = ("--model", "payments", "--models-dir", payments.models, "--label", "label", "--normal", "normal", "--json")
-    figures = json.loads(run("training", "evaluate", fresh, *labelled).stdout)
+    assert main(["evaluate", str(fresh), "--models-dir", str(payments.models), *payments.options, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
     assert figures["auroc"]["value"] == pytest.approx(auroc(is_anomaly, told.score), abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["elbo", "reconstruction"])
-def test_other_scores_are_published_and_hold_their_contract(payments, tmp_path, kind):
+def test_other_scores_are_published_and_hold_their_contract(tmp_path, capsys, kind):
     from service.detector import Detector
 
-    done = run("training", "fit", payments.table, *payments.options, "--score", kind, "--models-dir", tmp_path)
-    assert done.returncode == 0, done.stderr
-    bundle = read_bundle(type(payments.bundle)(done.stdout.splitlines()[-1]))
+    assert fit(tmp_path, table(tmp_path / "t.csv"), "--score", kind) == 0
+    bundle = read_bundle(type(tmp_path)(capsys.readouterr().out.splitlines()[-1]))
     assert bundle.manifest.score_kind == kind
     x = np.array([golden.x for golden in bundle.manifest.golden], np.float32)
     told = Detector(bundle, "cpu").score(x, explain="all")
@@ -83,16 +86,16 @@ def test_other_scores_are_published_and_hold_their_contract(payments, tmp_path, 
     assert np.array_equal(told.score, -told.elbo if kind == "elbo" else told.reconstruction_error)
 
 
-def test_a_small_table_gets_the_smallest_alpha_that_it_supports_and_a_warning(tmp_path):
+def test_a_small_table_gets_the_smallest_alpha_that_it_supports_and_a_warning(tmp_path, capsys):
     random = np.random.default_rng(0)
-    table = tmp_path / "small.csv"
-    np.savetxt(table, random.normal(size=(80, 3)), delimiter=",", header="a,b,c", comments="")
-    done = run("training", "fit", table, "--model", "small", "--models-dir", tmp_path / "models")
-    assert done.returncode == 0, done.stderr
-    manifest = read_bundle(type(tmp_path)(done.stdout.splitlines()[-1])).manifest
+    small = tmp_path / "small.csv"
+    np.savetxt(small, random.normal(size=(80, 3)), delimiter=",", header="a,b,c", comments="")
+    assert main(["fit", str(small), "--model", "small", "--models-dir", str(tmp_path / "models")]) == 0
+    told = capsys.readouterr()
+    manifest = read_bundle(type(tmp_path)(told.out.splitlines()[-1])).manifest
     n = len(manifest.calibration.scores)
     assert manifest.alpha == 1 / (n + 1) > 0.01
-    assert f"{n} calibration records support no false-alarm rate below" in done.stderr
+    assert f"{n} calibration records support no false-alarm rate below" in told.err
 
 
 BAD = {
@@ -105,17 +108,24 @@ BAD = {
 }
 
 
+def refusal(capfd, *words):
+    """The line on standard error with which the command ends, and which is all that it says."""
+    try:
+        code = main([*map(str, words)])
+    except SystemExit as ended:
+        code = ended.code
+    told = capfd.readouterr()
+    assert (code, told.out) == (2, "")
+    assert len(told.err.splitlines()) == 1, told.err
+    return told.err
+
+
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_table_ends_with_code_2_and_one_line_that_says_where(tmp_path, case):
+def test_a_bad_table_ends_with_code_2_and_one_line_that_says_where(tmp_path, capfd, case):
     content, said = BAD[case]
-    table = tmp_path / "bad.csv"
-    table.write_text(content)
-    done = run("training", "fit", table, "--model", "m", "--models-dir", tmp_path / "models")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "bad.csv" in done.stderr
-    assert all(word in done.stderr for word in said), done.stderr
+    (tmp_path / "bad.csv").write_text(content)
+    told = refusal(capfd, "fit", tmp_path / "bad.csv", "--model", "m", "--models-dir", tmp_path / "models")
+    assert all(word in told for word in ("bad.csv", *said)), told
     assert not list((tmp_path / "models").glob("**/*"))
 
 
@@ -129,11 +139,14 @@ def test_a_bad_table_ends_with_code_2_and_one_line_that_says_where(tmp_path, cas
         (["--model", "../evil"], "name"),
     ],
 )
-def test_a_wrong_argument_ends_with_code_2_and_one_line(tmp_path, words, said):
-    table = tmp_path / "t.csv"
-    table.write_text("a,b\n" + "1,2\n3,4\n" * 30)
-    done = run("training", "fit", table, "--model", "m", "--models-dir", tmp_path / "models", *words)
-    assert done.returncode == 2
+def test_a_wrong_argument_ends_with_code_2_and_one_line(tmp_path, capfd, words, said):
+    (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n3,4\n" * 30)
+    assert said in refusal(capfd, "fit", tmp_path / "t.csv", "--model", "m", "--models-dir", tmp_path / "models", *words)
+
+
+@pytest.mark.parametrize("words", [[], ["--target-fpr", "2"]], ids=["table", "argument"])
+def test_the_process_of_the_command_ends_so_too(tmp_path, words):
+    (tmp_path / "bad.csv").write_text(BAD["ragged"][0])
+    done = run("training", "fit", tmp_path / "bad.csv", "--model", "m", "--models-dir", tmp_path / "models", *words)
+    assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
