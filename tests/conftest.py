@@ -1,16 +1,24 @@
 """Fixtures of all tests: a clean environment, a tiny made bundle, and one real fit through the command that a user types."""
 
+import fcntl
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from service.manifest import Bundle, read_bundle
 from tests.service import tiny_bundle
 from training import example
+
+# No test fails for its time: a machine may do other things.
+hypothesis.settings.register_profile(
+    "suite", hypothesis.settings.default, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 
 @dataclass(frozen=True)
@@ -21,19 +29,26 @@ class Payments:
     models: Path
     bundle: Path
     options: tuple[str, ...]
-    fit: subprocess.CompletedProcess[str]
+    told: str  # on standard output
 
 
 @pytest.fixture(scope="session")
 def payments(tmp_path_factory: pytest.TempPathFactory) -> Payments:
-    folder = tmp_path_factory.mktemp("payments")
-    table, models = folder / "payments.csv", folder / "models"
-    example.write_csv(example.generate(2_500, seed=11), table)
+    """To be read only: the processes of pytest-xdist share it, and whichever needs it first makes it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "payments"
+    folder.mkdir(exist_ok=True)
+    table, models, told = folder / "payments.csv", folder / "models", folder / "told.txt"
     options = ("--model", "payments", "--label", example.LABEL, "--normal", example.NORMAL)
-    command = [sys.executable, "-m", "training", "fit", str(table), *options, "--models-dir", str(models)]
-    fit = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert fit.returncode == 0, fit.stderr
-    return Payments(table, models, Path(fit.stdout.splitlines()[-1]), options, fit)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            example.write_csv(example.generate(2_500, seed=11), table)
+            command = [sys.executable, "-m", "training", "fit", str(table), *options, "--models-dir", str(models)]
+            fit = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert fit.returncode == 0, fit.stderr
+            told.write_text(fit.stdout)
+    return Payments(table, models, Path(told.read_text().splitlines()[-1]), options, told.read_text())
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from service.errors import CODES
 from service.manifest import Feature, Golden, Manifest
 from service.metrics import Metrics
 from service.settings import Settings, table
+from tests.torture.served import free_port
 from training import example
 
 ROOT = Path(__file__).parents[1]
@@ -125,12 +125,6 @@ class Workplace:
             return httpx.get(f"http://127.0.0.1:{self.port}/health").status_code == 200
         except httpx.TransportError:
             return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def alike(one: Any, other: Any) -> bool:

@@ -1,8 +1,10 @@
 """From a table to scored records, as a user takes it: fit by command, serve by command, score over HTTP and by file."""
 
 import csv
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import httpx
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from service.detector import Detector
 from service.manifest import read_bundle
+from tests.torture.served import free_port
 from training import demo, example
 from training.data import read_for_evaluation
 
@@ -18,6 +21,7 @@ from training.data import read_for_evaluation
 def address(payments, tmp_path, monkeypatch):
     """A real service process of the fitted model."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "free_port", free_port)  # else two at once would both find 8000 free
     demo.FOLDER.mkdir()
     with demo.serving(payments.models) as address:
         yield address
@@ -54,6 +58,13 @@ def test_http_files_and_the_detector_give_one_record_one_score(payments, address
     assert np.array_equal(np.array([row["score"] for row in rows], np.float32), meant)
     assert [row["is_anomaly"] == "true" for row in rows] == [result["is_anomaly"] for result in results]
     assert [float(row["p_value"]) for row in rows] == [result["p_value"] for result in results]
+
+
+def test_the_demo_takes_another_port_where_its_own_is_taken():
+    with socket.socket() as taken:
+        with suppress(OSError):  # somebody else's, then
+            taken.bind(("127.0.0.1", 8000))
+        assert demo.free_port() not in (0, 8000)
 
 
 def test_the_demo_finds_its_answers_right(address, capsys):

@@ -199,6 +199,7 @@ def test_other_encodings_are_a_415(service: Client, encoding: str) -> None:
         (gzip.compress(b" " * (20 << 20)), 413, "body_too_large"),
         (gzip.compress(b"no json"), 400, "invalid_json"),
     ],
+    ids=["other", "nothing", "cut short", "more behind", "too much", "no json"],
 )
 def test_bad_gzip(service: Client, body: bytes, status: int, code: str) -> None:
     check_problem(service.post("/score", content=body, headers={"content-encoding": "gzip"}), status, code)

@@ -52,7 +52,7 @@ def test_a_bundle_of_before_has_no_expected_values_to_compare(bundle: Bundle) ->
     st.integers(0, 198), st.integers(-3, 3), st.floats(-100, 1e6, width=32), st.sampled_from([None, 0.005, 0.01, 0.1, 0.5, 0.9])
 )
 @example(0, 0, 3e38, 0.5)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_single_record_is_judged_as_one_of_many(
     detector: Detector, place: int, steps: int, amount: float, alpha: float | None
 ) -> None:

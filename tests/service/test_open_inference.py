@@ -197,7 +197,7 @@ def test_the_working_group_s_own_client_is_served(service: Client, address: str)
 
 
 @given(st.lists(records, min_size=1, max_size=6), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_record_has_the_same_score_as_columns_and_as_x(service: Client, made: list[Any], wide: bool) -> None:
     results = expected(service, made)
     n = len(made)
@@ -274,7 +274,7 @@ json_values = st.recursive(
     json_values,
     st.binary(max_size=9),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_is_sent_is_an_answer_or_a_problem(service: Client, member: str, value: Any, tail: bytes) -> None:
     own = tensor("amount", "FP32", [1], [1])
     request = {"inputs": [own], "outputs": [{"name": "score"}], "parameters": {}}

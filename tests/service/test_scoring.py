@@ -107,7 +107,7 @@ def test_fdr_marks_the_benjamini_hochberg_set(service: Client) -> None:
     assert [result["is_anomaly"] for result in results] == calibration.benjamini_hochberg(p, 0.3).tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(batch=st.lists(records, min_size=1, max_size=5), first=records)
 def test_a_record_has_one_score_wherever_it_stands(service: Client, batch: list, first: dict) -> None:
     def told(answer: dict) -> dict:

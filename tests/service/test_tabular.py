@@ -56,7 +56,7 @@ def answered(answer: httpx.Response) -> pa.Table:
 
 
 @given(st.lists(records, min_size=1, max_size=8), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_table_is_scored_as_its_records_are(service: Client, made: list[Any], rows: int) -> None:
     for record in made:
         if "amount" in record and record["amount"] is not None:

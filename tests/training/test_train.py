@@ -20,7 +20,7 @@ def run(*words, **more):
 
 
 def test_the_last_line_is_the_bundles_path_and_it_verifies(payments):
-    assert payments.fit.stdout.splitlines()[-1] == str(payments.bundle)
+    assert payments.told.splitlines()[-1] == str(payments.bundle)
     bundle = read_bundle(payments.bundle)
     assert bundle.manifest.score_kind == "surprise"
     assert {feature.name: feature.kind for feature in bundle.manifest.features}["time"] == "datetime"
