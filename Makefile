@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # gpu: onnxruntime-gpu, which falls back to the CPU where there is no GPU. cpu: the small onnxruntime.
 RUNTIME ?= gpu
+# Processes of the tests: one a core, but 4 at most, since each imports torch and holds about 1 GB. 0: all in one, as plain pytest.
+WORKERS ?= auto
 AUDIT := .venv-audit
 STAMP := $(VENV)/.installed-$(RUNTIME)
 
@@ -33,8 +35,8 @@ lint: install  ## ruff, formatting, and the layers of imports
 types: install  ## mypy, strict
 	$(BIN)/mypy
 
-test: install  ## the whole test suite
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+test: install  ## the whole test suite, in up to 4 processes (WORKERS=0: in one)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal --cov --cov-report=term:skip-covered
 
 check: lint types test  ## everything that CI asks
 
