@@ -21,6 +21,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those of training first: the fits that they share are then made by one process of pytest-xdist alone, in most cases."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/training/"))
+
+
 @dataclass(frozen=True)
 class Payments:
     """A model of example payments, as `python -m training fit` published it."""

@@ -36,12 +36,14 @@ BLOCK = re.compile(
 )
 VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 
-# What is tested is the commands and what they print; a few rows and steps of training are enough for that.
-FEWER_STEPS = """
+# What is tested is the commands and what they print; a few rows, nets and steps of training are enough for that.
+SMALL_FITS = """
 import sys
 if "training" in sys.orig_argv and "fit" in sys.orig_argv:
-    import training.config
-    training.config.Config.steps_for = lambda *given: 40
+    from training.config import Config
+    usual = Config.__init__
+    Config.__init__ = lambda self, **given: usual(self, **{"nets": 2, **given})
+    Config.steps_for = lambda *given: 40
 """
 # For a host without curl.
 CURL = """
@@ -75,7 +77,7 @@ class Workplace:
         self.folder.mkdir()
         tools = folder / "bin"
         tools.mkdir()
-        (folder / "sitecustomize.py").write_text(FEWER_STEPS)
+        (folder / "sitecustomize.py").write_text(SMALL_FITS)
         self._tool(tools / "python", f'exec {shlex.quote(sys.executable)} "$@"')
         if not shutil.which("curl"):
             (folder / "curl.py").write_text(CURL)
@@ -165,7 +167,7 @@ def test_the_commands_of_the_training_page_do_what_it_says(tmp_path: Path) -> No
     smaller = {
         "s3://bucket/payments": store.as_uri(),
         "--rows 3000": "--rows 1200",
-        "target_fpr = 0.02": 'target_fpr = 0.02\nnets = 2\nscore = "reconstruction"',
+        "target_fpr = 0.02": 'target_fpr = 0.02\nscore = "reconstruction"',
     }
     for block in blocks("docs/training.md"):
         if block.mark == "run":

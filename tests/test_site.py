@@ -16,7 +16,7 @@ from service.settings import Settings
 from tests import openapi
 from tests.conftest import Payments
 from tests.service.serving import serving
-from tests.test_docs import FEWER_STEPS, blocks
+from tests.test_docs import SMALL_FITS, blocks
 from training import example
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def test_the_blocks_of_the_client_page_run(
 
 
 def test_the_walkthrough_finds_the_malignant(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(FEWER_STEPS)
+    (tmp_path / "sitecustomize.py").write_text(SMALL_FITS)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(ROOT / "examples" / "walkthrough.py")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
