@@ -25,7 +25,7 @@ from service.registry import Live
 MAX_ROWS = 256  # in one run on the event loop, which /health waits for
 LEAST = 1024  # bytes that the smallest request counts for: it costs as much as four records more
 STEADY = 128 << 10  # bytes a turn when too much comes: some 15 ms of work
-SCARCE = 48 << 10  # bytes a turn when more is refused than taken: a refusal takes time as well, and waits for the turn
+SCARCE = 64 << 10  # bytes a turn when more is refused than taken: a refusal takes time as well, and waits for the turn
 BURST = 512 << 10  # bytes a turn otherwise
 OVERLOADED = 0.1  # seconds of turns above STEADY that are no burst any more
 IDLE = 0.01  # seconds without work that end an overload
@@ -166,6 +166,14 @@ class Batcher:
         self._scheduled = False
         self._calm_at = self._ended_at = 0.0  # when all that came was STEADY or less; when the last turn ended
 
+    def is_full(self, length: int) -> bool:
+        """Whether a body of so many bytes would be refused now; then it counts as refused."""
+        cost = length if length > LEAST else LEAST
+        full = self._scheduled and self._bytes + cost > self._limit
+        if full:
+            self._refused += cost
+        return full
+
     def admit(self, length: int) -> int:
         """Lets a body of so many bytes in, before it is read, or raises the 429. Returns what it counts for."""
         cost = length if length > LEAST else LEAST
@@ -177,7 +185,7 @@ class Batcher:
                 self._calm_at, self._limit = now, BURST
         elif self._bytes + cost > self._limit:
             self._refused += cost
-            raise Problem("queue_full", "More requests come than can be scored: send again later.", headers={"Retry-After": "1"})
+            raise too_many()
         self._bytes += cost
         return cost
 
@@ -226,6 +234,11 @@ class Batcher:
                 left.append(waiting)
         self._waiting = left
         return taken
+
+
+def too_many() -> Problem:
+    """The 429 of a request for which its turn has no room."""
+    return Problem("queue_full", "More requests come than can be scored: send again later.", headers={"Retry-After": "1"})
 
 
 def _answer_together(taken: Sequence[Waiting]) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import re
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.batching import Answer
+from service.batching import Answer, too_many
 from service.errors import Problem
-from service.limits import CLIENT_GONE, deadline, too_late
+from service.limits import CLIENT_GONE, NEVER, deadline, too_late
 from service.registry import Live
 from service.scoring import JSON, ROUTES, server_timing
 
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from service.tracing import Trace
 
 OF_A_MODEL = re.compile(rb"/models/([A-Za-z0-9._-]+)/score")
+# Where too many come, most of the time goes into saying so: that answer is made once, but for its id.
+ID = "{id}"
+TOO_MANY = too_many()
+FULL_BODY = TOO_MANY.body(ID).split(ID.encode())
+FULL_HEAD = b"".join([b"%b: %b\r\n" % pair for pair in TOO_MANY.head(b"", ID)])
+FULL_HEAD = FULL_HEAD.replace(b"content-length: 0", b"content-length: %d").replace(ID.encode(), b"%b")
 LONG_WAY = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 
 
@@ -55,7 +61,7 @@ class Exchange:
         self,
         protocol: Any,
         service: Service,
-        live: Live,
+        live: Live | None,
         route: str,
         path: str,
         request_id: str,
@@ -63,6 +69,7 @@ class Exchange:
         deadline: float,
         trace: Trace | None,
     ) -> None:
+        """Without a model to score it with, it is refused as soon as it is whole: its turn was full when its head came."""
         self._began = self._arrived = began
         self._deadline = deadline
         self._parse = 0.0
@@ -74,18 +81,21 @@ class Exchange:
 
     def complete(self) -> None:
         """The body is whole: it is read now, and scored with those that came in the same turn of the event loop."""
-        self._arrived = perf_counter()
+        live, self._arrived = self._live, perf_counter()
+        if live is None:
+            self._refuse()
+            return
         batcher = self._service.scoring.batcher
         try:
             if self._deadline < self._arrived:
                 raise too_late()
             cost = batcher.admit(len(self.body))
-            batch = self._live.reader.read(self.body)
+            batch = live.reader.read(self.body)
         except Exception as error:  # noqa: BLE001 - told to the client as far as it may know
             self.set_exception(error)
             return
         self._parse = perf_counter() - self._arrived
-        batcher.submit(self._live, batch, self, self._deadline, cost)
+        batcher.submit(live, batch, self, self._deadline, cost)
 
     def done(self) -> bool:
         """Whether nobody waits for the answer any more."""
@@ -104,7 +114,8 @@ class Exchange:
         if self._trace is not None:
             queued = self._arrived + self._parse
             self._trace.add((queued, spent[1]), (self._arrived, self._parse), (answer.began, answer.inference))
-        self._count(200, (self._live.name, self._live.version, answer.records, answer.anomalies))
+        live = cast(Live, self._live)  # what was scored had one
+        self._count(200, (live.name, live.version, answer.records, answer.anomalies))
 
     def set_exception(self, error: Exception) -> None:
         """Sends the problem that this is, or a 500."""
@@ -112,6 +123,14 @@ class Exchange:
         body = problem.body(self.request_id)
         self._send(problem.status, b"".join([b"%b: %b\r\n" % pair for pair in problem.head(body, self.request_id)]), body)
         self._count(problem.status)
+
+    def _refuse(self) -> None:
+        """Sends the 429 of a full turn."""
+        request_id = self.request_id.encode()
+        body = request_id.join(FULL_BODY)
+        self._send(TOO_MANY.status, FULL_HEAD % (len(body), request_id), body)
+        self._service.metrics.errors[TOO_MANY.code] += 1
+        self._count(TOO_MANY.status)
 
     def gone(self) -> None:
         """The client has left before its answer."""
@@ -151,12 +170,14 @@ def begin(protocol: Any, service: Service) -> Exchange | None:
     ):
         return None
     began = perf_counter()
+    route, path = (ROUTES[0], '"/score"') if model is None else (ROUTES[1], f'"{url.decode()}"')
+    if service.scoring.batcher.is_full(length):
+        return Exchange(protocol, service, None, route, path, service.request_id(headers), began, NEVER, None)
     try:
         service.keys.check_api(headers)
         until = deadline(headers, began)
         live = service.registry.default() if model is None else service.registry.get(model[1].decode())
     except Problem:
         return None
-    route, path = (ROUTES[0], '"/score"') if model is None else (ROUTES[1], f'"{url.decode()}"')
     trace = None if service.tracing is None else service.tracing.begin(headers)
     return Exchange(protocol, service, live, route, path, service.request_id(headers), began, until, trace)

@@ -18,7 +18,7 @@ CLIENT_GONE = 499  # what the log and the metrics say of a request whose client 
 TIMEOUT = b"x-request-timeout-ms"
 MILLISECONDS = re.compile(rb"[0-9]{1,9}")
 NEVER = float("inf")
-CALM, MANY, LASTING = 8, 14, 0.25  # requests; seconds
+CALM, MANY, LASTING = 5, 8, 0.25  # requests; seconds
 
 
 class ClientGoneError(Exception):

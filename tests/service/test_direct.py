@@ -3,12 +3,15 @@
 import gzip
 import json
 import re
+import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.batching import BURST, too_many
 from tests.service.client import Client
 from tests.service.test_http_protocol import BODY, POST, WHOLE, Server, read_answer, serving
 from tests.service.tiny_bundle import GOOD, ODD
@@ -140,3 +143,34 @@ def metrics(server: Server) -> str:
     with server.connect() as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n")
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+def test_a_request_whose_turn_is_full_gets_the_429_of_the_application(server: Server) -> None:
+    """What comes while the process is stopped comes in one turn: more than a burst."""
+    body = json.dumps({"records": [GOOD]}).encode() + b" " * 30_000
+    n = 2 * BURST // len(body)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(n)]
+        for connection in connections:
+            connection.sendall(request(json.dumps({"records": [GOOD]}).encode()))
+            assert read_answer(connection)[0] == 200
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            for connection in connections:
+                connection.sendall(request(body, KEY + b"X-Request-ID: mine\r\n"))
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        answers = [read_answer(connection) for connection in connections]
+    refused = [answer for answer in answers if answer[0] == 429]
+    assert 0 < len(refused) < n
+    assert {answer[0] for answer in answers} == {200, 429}
+    problem = too_many()
+    meant = dict(problem.head(problem.body("mine"), "mine"))
+    for _, headers, document in refused:
+        assert document == json.loads(problem.body("mine"))
+        assert {name: headers.get(name.decode()) for name in meant} == {name: value.decode() for name, value in meant.items()}
+    with server.connect() as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        told = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
+    assert f'anomaly_errors_total{{code="queue_full"}} {len(refused)}' in told
+    assert f'anomaly_requests_total{{method="POST",route="/score",status="429"}} {len(refused)}' in told
