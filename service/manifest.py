@@ -143,7 +143,7 @@ class Golden(_Model):
 class Manifest(_Model):
     """All that a reader of the bundle must know beside the graphs."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1]
     name: str
     features: tuple[Feature, ...]
     dropped: tuple[Dropped, ...] = ()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.calibration import p_values, threshold
 from service.graph import check
-from service.manifest import Bundle, Calibration, File, Manifest, check_name
+from service.manifest import SCHEMA_VERSION, Bundle, Calibration, File, Manifest, check_name
 from service.session import SLICE, VERSION, Answers, Session
 from training.calibrate import build, pool_of, supported_alpha, without_themselves
 from training.card import Looked
@@ -118,6 +118,7 @@ def assemble(
     scores = np.sort(normal.score)
     alpha, warning = supported_alpha(config.target_fpr, len(scores))
     manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
         name=name,
         features=with_reference(dataset.features, dataset.x),
         dropped=dataset.dropped,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.detector import Detector
-from service.manifest import MANIFEST, parse_manifest, read_bundle
+from service.manifest import MANIFEST, BundleError, parse_manifest, read_bundle
 
 ROOT = Path(__file__).parent.parent.parent
 BUNDLES = sorted(path.parent for folder in ("models/example", "tests/contract") for path in ROOT.glob(f"{folder}/**/{MANIFEST}"))
@@ -26,6 +26,16 @@ def test_a_manifest_of_before_references_is_read_as_one_that_has_none():
     manifest = parse_manifest(json.dumps(told).encode())
     assert manifest.calibration.held_out is None
     assert all(feature.reference is None for feature in manifest.features)
+
+
+def test_every_member_but_what_may_be_empty_is_needed_the_schema_version_too():
+    told = json.loads((BUNDLES[0] / MANIFEST).read_bytes())
+    for member in told.keys() - {"dropped", "warnings"}:
+        with pytest.raises(BundleError, match=member):
+            parse_manifest(json.dumps({name: value for name, value in told.items() if name != member}).encode())
+    for version in (0, 2, "1", None):
+        with pytest.raises(BundleError, match="schema version 1"):
+            parse_manifest(json.dumps({**told, "schema_version": version}).encode())
 
 
 def test_there_is_one():

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from service import calibration
-from service.manifest import FILES, Calibration, Dropped, Feature, File, Golden, Manifest
+from service.manifest import FILES, SCHEMA_VERSION, Calibration, Dropped, Feature, File, Golden, Manifest
 from service.session import Session
 
 FEATURES = (
@@ -100,6 +100,7 @@ def publish(
     x[2] = np.nan
     told = session.run(x, explain=True)
     manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
         name=name,
         features=features,
         dropped=tuple(Dropped(column=column, reason="constant") for column in dropped),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from service import calibration
-from service.manifest import FILES, Calibration, Dropped, Feature, File, Golden, Manifest
+from service.manifest import FILES, SCHEMA_VERSION, Calibration, Dropped, Feature, File, Golden, Manifest
 from service.session import Answers, Session
 from training.card import Looked
 from training.config import Config
@@ -19,6 +19,7 @@ def make_manifest(features=FEATURES, scores=range(1, 201), kind="surprise", **ch
     alpha = max(0.05, calibration.smallest_alpha(len(scores)))
     width, terms = sum(f.width for f in features), len(features) + (kind == "elbo")
     fields = {
+        "schema_version": SCHEMA_VERSION,
         "name": "shop",
         "features": features,
         "dropped": (Dropped(column="currency", reason="constant"),),
