@@ -183,8 +183,7 @@ class Batcher:
             now = perf_counter()
             if now - self._ended_at > IDLE:
                 self._calm_at, self._limit = now, BURST
-        elif self._bytes + cost > self._limit:
-            self._refused += cost
+        elif self.is_full(length):
             raise too_many()
         self._bytes += cost
         return cost

@@ -17,7 +17,7 @@ from service.session import Answers, Provider, Session
 Explain = Literal["flagged", "all", "none"]
 GOLDEN_RTOL = {"CPUExecutionProvider": 5e-5}  # another build of onnxruntime may add in another order
 OTHER_RTOL = 1e-4
-EXPECTED_RTOL = 1e-2  # of the third largest value of its column; 8 times what a bent number is off by is what the number is
+EXPECTED_RTOL = 1e-2  # of a value, or of the third largest of its column: a number is off by 8 times what its bend is
 MAY_DIFFER = 1  # golden record a column: the likeliest category, or the hour, may be a matter of last bits
 FIELDS = ("score", "elbo", "reconstruction_error", "contributions")
 FALSE, LOW, NONE = np.array([False]), np.array([0], np.int8), np.arange(0)  # what most records are told; made once
@@ -158,7 +158,6 @@ class Detector:
                     f"golden record {int(np.argmax(~(gap <= rtol)))}: the {field} on {self.provider} is not the one in the "
                     "manifest: the graph or this machine's onnxruntime is faulty; publish the bundle again"
                 )
-
         self._check_expected(now.expected)
 
     def _check_expected(self, now: NDArray[np.float32]) -> None:
