@@ -23,6 +23,7 @@ from service import docs_page, log, memory, open_inference, open_inference_route
 from service.activity import Activity
 from service.auth import Keys
 from service.errors import Problem, from_status, internal_error
+from service.heads import Heads
 from service.limits import CLIENT_GONE, ClientGoneError
 from service.metrics import Metrics, method_label
 from service.open_inference import Inference, infer_route
@@ -68,6 +69,7 @@ class Service(FastAPI):
         self.registry = Registry(settings, self.metrics)
         self.workers = Workers.among(self.metrics)
         self.scoring = Scoring(self)
+        self.heads = Heads()
         self.inference = Inference(self)
         self.tracing = start_tracing(settings)
         self.requests = log.RequestLog(settings.log_format, on=settings.log_requests)

@@ -1,7 +1,8 @@
 """Small requests for scores, answered in the callbacks of their connection: no task, future or ASGI message is made for them.
 
-An Exchange takes the place of uvicorn's RequestResponseCycle. Only a request that is plain in every way gets one, by `begin`; all
-others, and whatever is refused before its body is read, go through the ASGI application, which does the same in more steps.
+An Exchange takes the place of uvicorn's RequestResponseCycle. Only a request that is plain in every way gets one, by `read` and
+`begin`; all others, and what is refused before its body is read, go through the ASGI application, which does the same in more
+steps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.batching import Answer, too_many
 from service.errors import Problem
+from service.heads import Head
 from service.limits import CLIENT_GONE, NEVER, deadline, too_late
 from service.registry import Live
 from service.scoring import JSON, ROUTES, server_timing
@@ -42,13 +44,12 @@ class Exchange:
         "_deadline",
         "_live",
         "_parse",
-        "_path",
         "_protocol",
-        "_route",
         "_service",
         "_trace",
         "body",
         "disconnected",
+        "head",
         "keep_alive",
         "refused",
         "request_id",
@@ -62,8 +63,7 @@ class Exchange:
         protocol: Any,
         service: Service,
         live: Live | None,
-        route: str,
-        path: str,
+        head: Head,
         request_id: str,
         began: float,
         deadline: float,
@@ -74,8 +74,8 @@ class Exchange:
         self._deadline = deadline
         self._parse = 0.0
         self._protocol, self._service, self._live = protocol, service, live
-        self._route, self._path, self.request_id, self._trace = route, path, request_id, trace
-        self.body, self.keep_alive = b"", protocol.parser.should_keep_alive()
+        self.head, self.request_id, self._trace = head, request_id, trace
+        self.body, self.keep_alive = b"", head.keep_alive
         self.disconnected = self.response_complete = False
         self.refused = CLIENT_GONE  # what is counted where the client has left, or was refused by its connection
 
@@ -146,38 +146,49 @@ class Exchange:
         protocol.on_exchange_complete()
 
     def _count(self, status: int, scored: tuple[str, str, int, int] | None = None) -> None:
-        self._service.count(
-            self._route, "POST", self._path, status, self.request_id, self._began, self._live, scored, self._trace
-        )
+        head = self.head
+        self._service.count(head.route, "POST", head.path, status, self.request_id, self._began, self._live, scored, self._trace)
 
 
-def begin(protocol: Any, service: Service) -> Exchange | None:
-    """The exchange for the request whose head has just arrived, or None where it has to go through the application."""
+def read(protocol: Any) -> Head | None:
+    """The head that has just been parsed, or None where its request has to go through the application."""
     url, model = protocol.url, None
     if url != b"/score" and (model := OF_A_MODEL.fullmatch(url)) is None:
         return None
-    headers, parser, before = dict(protocol.headers), protocol.parser, protocol.cycle
+    headers, parser = dict(protocol.headers), protocol.parser
     content_type, length = headers.get(b"content-type", JSON), int(headers.get(b"content-length", 0))
     if (
         parser.get_method() != b"POST"
         or parser.get_http_version() != "1.1"
-        or not 0 < length <= service.settings.inline_bytes
+        or not length
         or not LONG_WAY.isdisjoint(headers)
         or (content_type != JSON and content_type.split(b";", 1)[0].strip().lower() != JSON)
+    ):
+        return None
+    keep_alive = parser.should_keep_alive()
+    if model is None:
+        return Head(headers, ROUTES[0], '"/score"', None, length, keep_alive)
+    return Head(headers, ROUTES[1], f'"{url.decode()}"', model[1].decode(), length, keep_alive)
+
+
+def begin(protocol: Any, service: Service, head: Head) -> Exchange | None:
+    """The exchange for a request with this head, or None where it has to go through the application."""
+    before = protocol.cycle
+    if (
+        head.length > service.settings.inline_bytes
         or service.draining
         or protocol.flow.write_paused
         or not (before is None or before.response_complete)
     ):
         return None
-    began = perf_counter()
-    route, path = (ROUTES[0], '"/score"') if model is None else (ROUTES[1], f'"{url.decode()}"')
-    if service.scoring.batcher.is_full(length):
-        return Exchange(protocol, service, None, route, path, service.request_id(headers), began, NEVER, None)
+    began, headers = perf_counter(), head.headers
+    if service.scoring.batcher.is_full(head.length):
+        return Exchange(protocol, service, None, head, service.request_id(headers), began, NEVER, None)
     try:
         service.keys.check_api(headers)
         until = deadline(headers, began)
-        live = service.registry.default() if model is None else service.registry.get(model[1].decode())
+        live = service.registry.default() if head.model is None else service.registry.get(head.model)
     except Problem:
         return None
     trace = None if service.tracing is None else service.tracing.begin(headers)
-    return Exchange(protocol, service, live, route, path, service.request_id(headers), began, until, trace)
+    return Exchange(protocol, service, live, head, service.request_id(headers), began, until, trace)

@@ -60,7 +60,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """Feeds the parser, unless this connection has been refused and only waits for its end."""
         if self._refused:
             return
-        if self._since is None:
+        begins = self._since is None
+        if begins:
+            if self._is_known(data):
+                return
             self._since, self._idle = self.loop.time(), None
         self._fed += len(data)
         self._unset_keepalive_if_required()
@@ -73,6 +76,21 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._refuse(Problem("invalid_http", "Invalid HTTP request received."))
         if self._fed > MAX_HEAD_BYTES and not self._refused:
             self._refuse_head()
+        if begins and self._since is None and type(self.cycle) is Exchange:
+            cast(Service, self.app).heads.keep(data, self.cycle.head)
+
+    def _is_known(self, data: bytes) -> bool:
+        """Answers a packet that is one whole request, if its head came before: the parser would make the same of it."""
+        service = cast(Service, self.app)
+        found = service.heads.find(data)
+        exchange = None if found is None else direct.begin(self, service, found[0])
+        if found is None or exchange is None:
+            return False
+        self._idle = None
+        self.cycle = self._running = exchange
+        exchange.body = found[1]
+        exchange.complete()
+        return True
 
     def _feed(self, data: memoryview) -> memoryview | None:
         """Parses; returns what comes after a head that was begun anew, without its wish for another protocol.
@@ -113,7 +131,8 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._refuse(Problem("method_not_allowed", "This is no proxy.", headers={"Allow": "GET, HEAD, POST"}))
             self._upgrading = True
             return
-        exchange = direct.begin(self, self.app)
+        head = direct.read(self)
+        exchange = None if head is None else direct.begin(self, self.app, head)
         if exchange is None:
             super().on_headers_complete()
             if cast(Service, self.app).draining:

@@ -4,6 +4,8 @@ import gzip
 import json
 import re
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from service.batching import BURST, too_many
 from tests.service.client import Client
-from tests.service.test_http_protocol import BODY, POST, WHOLE, Server, read_answer, serving
+from tests.service.test_http_protocol import BODY, DEADLINE, POST, WHOLE, Server, read_answer, serving
 from tests.service.tiny_bundle import GOOD, ODD
 
 KEY = b"X-API-Key: right\r\n"
@@ -98,6 +100,41 @@ def test_a_body_that_comes_in_drops_is_scored(server: Server) -> None:
         for byte in request(BODY):
             connection.sendall(bytes([byte]))
         assert read_answer(connection)[0] == 200
+
+
+def test_requests_whose_head_came_before_are_answered_as_the_first(server: Server) -> None:
+    """In one packet or two, with the next in the same packet, and of another connection."""
+    sent = request(BODY)
+    first = server.ask(sent)
+    with server.connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in (sent, sent[:40], sent[40:], sent[:-5], sent[-5:], sent + sent[:9], sent[9:], sent):
+            connection.sendall(part)
+            time.sleep(0.02)  # so that each is a packet of its own
+            if part.startswith(sent) or sent.endswith(part):
+                answer = read_answer(connection)
+                assert same(answer[0], answer[2]) == same(first[0], first[2])
+                assert answer[1].keys() == first[1].keys()
+                assert answer[1]["x-request-id"] != first[1]["x-request-id"]
+        wrong = sent.replace(BODY, b"x" * len(BODY))
+        connection.sendall(wrong)
+        assert read_answer(connection)[0] == 400
+
+
+def test_a_key_that_no_longer_holds_is_refused_though_its_head_came_before(bundle_dir: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("right\n")
+    with serving(bundle_dir, api_keys_file=str(keys), reload_seconds="0.05") as server, server.connect() as connection:
+        for _ in range(3):
+            connection.sendall(request(BODY))
+            assert read_answer(connection)[0] == 200
+        keys.write_text("another\n")
+        until = time.monotonic() + DEADLINE
+        status = 200
+        while status == 200 and time.monotonic() < until:
+            connection.sendall(request(BODY))
+            status = read_answer(connection)[0]
+        assert status == 401
 
 
 def test_pipelined_requests_of_both_ways_are_answered_in_order(server: Server) -> None:
