@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import select
 import socket
 import time
 from collections.abc import Mapping
@@ -25,28 +26,48 @@ CANNOT_START = 2
 START_SECONDS = 60.0  # that a worker may take to start, on a machine that does other things
 HANGS_SECONDS = 3.0
 ACCEPTED_A_TURN = 128  # connections, at some 0.1 ms each
+PACE, PAUSE = 4e-4, 1e-3  # seconds a connection of those that several workers share, and that the others have to wake up
 
 
 class Server(uvicorn.Server):
     """uvicorn's, which leaves connections waiting to be accepted: under load for long, and at its end for ever.
 
-    libuv accepts one connection a turn of the event loop, and a turn may take as long as 256 records to score.
+    libuv accepts one connection a turn of the event loop, and a turn may take as long as 256 records to score. Where there are
+    several workers, it is not asked at all: the first to wake up would take all of a client's connections, one a turn, and leave
+    the others idle for as long as the client keeps them.
     """
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accepts what waits at every turn, beside libuv."""
+        """Accepts what waits at every turn, beside libuv or, of sockets that are shared with other workers, at a pace."""
         self.ticked_at = time.monotonic()
-        await super().startup(sockets)
+        self._shared = bool(sockets)
+        self._due = 1 if sockets else ACCEPTED_A_TURN
+        await super().startup([] if sockets else None)
         self._loop = asyncio.get_running_loop()
         self._opening = set[asyncio.Task[Any]]()
         self._listening = [listener.dup() for server in self.servers for listener in server.sockets]
+        for shared in sockets or ():
+            shared.listen(self.config.backlog)
+            self._listening.append(shared.dup())
         for listener in self._listening:
             listener.setblocking(False)
             self._loop.add_reader(listener, self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # none is left; or it is gone by now; or there are too many, which libuv sees to
-            for _ in range(ACCEPTED_A_TURN):
+        self._take(listener, self._due)
+        if self._shared:  # sleeps: who looks again at once may keep the others from waking up
+            self._loop.remove_reader(listener)
+            self._loop.call_later(PAUSE, self._look_again, listener, time.monotonic())
+
+    def _look_again(self, listener: socket.socket, left: float) -> None:
+        if listener.fileno() >= 0:  # not closed by now
+            waited = time.monotonic() - left  # longer than the pause where much is scored
+            self._due = min(ACCEPTED_A_TURN, int(waited / PACE)) if _is_waiting(listener) else 1
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _take(self, listener: socket.socket, most: int) -> None:
+        with contextlib.suppress(OSError):  # none is left; or it is gone by now; or there are too many: the next turn sees to it
+            for _ in range(most):
                 connection, _ = listener.accept()
                 connection.setblocking(False)
                 opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
@@ -76,10 +97,17 @@ class Server(uvicorn.Server):
         for _ in range(LINGER_TURNS):
             await asyncio.sleep(LINGER_SECONDS)
         for listener in self._listening:
-            self._accept(listener)
+            self._take(listener, ACCEPTED_A_TURN)
             self._loop.remove_reader(listener)
             listener.close()
         await super().shutdown(sockets)
+
+
+def _is_waiting(listener: socket.socket) -> bool:
+    """Whether a connection waits to be accepted."""
+    now = select.poll()
+    now.register(listener, select.POLLIN)
+    return bool(now.poll(0))
 
 
 class Worker(multiprocess.Process):

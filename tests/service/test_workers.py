@@ -5,8 +5,9 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from service.metrics import Metrics
 from service.settings import SettingsError
 from service.workers import FOLDER, Workers, shared_folder
 from tests.service.conftest import Serve
-from tests.service.test_http_protocol import BODY, DEADLINE, serving
+from tests.service.test_http_protocol import BODY, DEADLINE, WHOLE, read_answer, serving
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 VERSION = "20260101T000000Z-made01"
@@ -248,3 +249,21 @@ def test_two_processes_tell_the_sum_and_go_on_where_one_is_killed(bundle_dir: Pa
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(DEADLINE) == 0
         assert not folder.exists()
+
+
+def test_the_connections_of_one_client_are_shared_out(bundle_dir: Path) -> None:
+    """Though all are opened at once, before anything is asked: a client that keeps them keeps both workers busy."""
+    with serving(bundle_dir, "--workers", "2", log_requests="false") as server:
+        asked = Asked(server.port)
+        started = set[str]()
+        wait_for(lambda: started.add(asked.score()) or len(started) == 2)
+
+        def are_shared() -> bool:
+            with ExitStack() as stack:
+                connections = [stack.enter_context(server.connect()) for _ in range(16)]
+                for connection in connections:
+                    connection.sendall(WHOLE)
+                answered = Counter(read_answer(connection)[1]["x-request-id"].split("-")[0] for connection in connections)
+            return len(answered) == 2 and min(answered.values()) >= 4
+
+        assert sum(are_shared() for _ in range(5)) >= 3
