@@ -25,9 +25,10 @@ from service.registry import Live
 MAX_ROWS = 256  # in one run on the event loop, which /health waits for
 LEAST = 1024  # bytes that the smallest request counts for: it costs as much as four records more
 STEADY = 128 << 10  # bytes a turn when too much comes: some 15 ms of work
-SCARCE = 64 << 10  # bytes a turn when more is refused than taken: a refusal takes time as well, and waits for the turn
+SCARCE = 32 << 10  # bytes a turn when far more is refused than taken: a refusal takes time as well, and waits for the turn
+MOST_REFUSED = 3  # times what is taken; more is far more
 BURST = 512 << 10  # bytes a turn otherwise
-OVERLOADED = 0.1  # seconds of turns above STEADY that are no burst any more
+OVERLOADED = 0.1  # seconds of turns above STEADY that are no burst any more; and of turns that are not, that end it
 IDLE = 0.01  # seconds without work that end an overload
 
 
@@ -164,7 +165,8 @@ class Batcher:
         self._waiting: list[Waiting] = []
         self._bytes, self._refused, self._limit = 0, 0, BURST  # bytes of this turn
         self._scheduled = False
-        self._calm_at = self._ended_at = 0.0  # when all that came was STEADY or less; when the last turn ended
+        # When all that came was STEADY or less, when it was not, and when the last turn ended.
+        self._calm_at = self._full_at = self._ended_at = 0.0
 
     def is_full(self, length: int) -> bool:
         """Whether a body of so many bytes would be refused now; then it counts as refused."""
@@ -195,12 +197,15 @@ class Batcher:
     def _drain(self) -> None:
         """Scores what waits for the first one's model, MAX_ROWS at most; the rest in the next turn."""
         now = perf_counter()
-        if self._bytes <= STEADY and not self._refused:
+        full = self._bytes > STEADY or self._refused > 0
+        if full:
+            self._full_at = now
+        if now - self._full_at >= OVERLOADED or (self._limit == BURST and not full):
             self._calm_at = now
         if now - self._calm_at < OVERLOADED:
             self._limit = BURST
         else:
-            self._limit = STEADY if self._refused <= self._bytes else SCARCE
+            self._limit = STEADY if self._refused <= MOST_REFUSED * self._bytes else SCARCE
         self._refused = 0
         taken = self._take()
         self._bytes = sum([waiting.cost for waiting in self._waiting])

@@ -79,9 +79,9 @@ class Exchange:
         self.disconnected = self.response_complete = False
         self.refused = CLIENT_GONE  # what is counted where the client has left, or was refused by its connection
 
-    def complete(self) -> None:
-        """The body is whole: it is read now, and scored with those that came in the same turn of the event loop."""
-        live, self._arrived = self._live, perf_counter()
+    def complete(self, packet: bytes) -> None:
+        """The body, the end of this packet, is read now, and scored with those that came in the same turn of the event loop."""
+        live, self._arrived, length = self._live, perf_counter(), self.head.length
         if live is None:
             self._refuse()
             return
@@ -89,8 +89,8 @@ class Exchange:
         try:
             if self._deadline < self._arrived:
                 raise too_late()
-            cost = batcher.admit(len(self.body))
-            batch = live.reader.read(self.body)
+            cost = batcher.admit(length)
+            batch = live.reader.read(packet[-length:])
         except Exception as error:  # noqa: BLE001 - told to the client as far as it may know
             self.set_exception(error)
             return

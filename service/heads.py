@@ -37,11 +37,11 @@ class Heads:
     def __init__(self) -> None:
         self._known: dict[bytes, Head] = {}
 
-    def find(self, packet: bytes) -> tuple[Head, bytes] | None:
-        """The head and body of a packet that is one whole request, where its head is known."""
+    def find(self, packet: bytes) -> Head | None:
+        """The head of a packet that is one whole request, where it is known."""
         end = packet.find(END, 0, LONGEST) + len(END)
         head = self._known.get(packet[:end])
-        return (head, packet[end:]) if head is not None and len(packet) == end + head.length else None
+        return head if head is not None and len(packet) == end + head.length else None
 
     def keep(self, packet: bytes, head: Head) -> None:
         """Remembers the head of a packet that the parser has found to be one whole request, and made this head of."""

@@ -82,14 +82,13 @@ class LimitedProtocol(HttpToolsProtocol):
     def _is_known(self, data: bytes) -> bool:
         """Answers a packet that is one whole request, if its head came before: the parser would make the same of it."""
         service = cast(Service, self.app)
-        found = service.heads.find(data)
-        exchange = None if found is None else direct.begin(self, service, found[0])
-        if found is None or exchange is None:
+        head = service.heads.find(data)
+        exchange = None if head is None else direct.begin(self, service, head)
+        if head is None or exchange is None:
             return False
         self._idle = None
         self.cycle = self._running = exchange
-        exchange.body = found[1]
-        exchange.complete()
+        exchange.complete(data)
         return True
 
     def _feed(self, data: memoryview) -> memoryview | None:
@@ -159,7 +158,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         if type(self.cycle) is Exchange:
-            self.cycle.complete()
+            self.cycle.complete(self.cycle.body)
         else:
             super().on_message_complete()
 

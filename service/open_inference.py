@@ -49,7 +49,7 @@ class Inference:
         head, width = headers.get(HEADER_LENGTH), live.detector.manifest.width
         rows = estimate_rows(body, width, gzipped) if head is None else max(1, len(body) // (4 * width))
         work = partial(self._work, live, body, head, gzipped)
-        answer, parse, queue = await self._scoring.in_background(live, rows, work, until, scope["trace"])
+        answer, parse, queue = await self._scoring.in_background(live, rows, work, until, scope["trace"], receive)
         total = perf_counter() - began
         timing = server_timing(parse, queue, answer.inference, total)
         extent = (b"content-length", b"%d" % len(answer.body))

@@ -78,7 +78,7 @@ class Scoring:
             body = await read_body(message, receive, self._limit)
         if content_type == ARROW:
             table = tabular.Request(live, body, self._limit, self._max_records, scope["query_string"], gzipped=gzipped)
-            answer, parse, queue = await self.in_background(live, table.rows, table.answer, until, trace)
+            answer, parse, queue = await self.in_background(live, table.rows, table.answer, until, trace, receive)
         elif len(body) <= self._inline and not gzipped:
             arrived = perf_counter()
             cost = self.batcher.admit(len(body))
@@ -93,7 +93,7 @@ class Scoring:
         else:
             rows = estimate_rows(body, live.detector.manifest.width, gzipped)
             work = partial(self._work, live, body, gzipped)
-            answer, parse, queue = await self.in_background(live, rows, work, until, trace)
+            answer, parse, queue = await self.in_background(live, rows, work, until, trace, receive)
         total = perf_counter() - began
         extent = (b"content-length", b"%d" % len(answer.body))
         await send(start(content_type, extent, request_id, server_timing(parse, queue, answer.inference, total)))
@@ -158,12 +158,24 @@ class Scoring:
         scope["scored"] = (live.name, live.version, records, anomalies)
 
     async def in_background(
-        self, live: Live, rows: int, work: Callable[[], Done], until: float, trace: Trace | None
+        self, live: Live, rows: int, work: Callable[[], Done], until: float, trace: Trace | None, receive: Receive
     ) -> tuple[Answer, float, float]:
-        """The answer that `work` gives in the thread, and the seconds of parsing and of waiting. Raises the 503 after `until`."""
+        """The answer that `work` gives in the thread, and the seconds of parsing and of waiting. Raises the 503 after `until`.
+
+        The body has been received: what comes next is that the client has gone. Work that has not begun by then never does.
+        """
         self.permits.take(rows)
         queued = perf_counter()
-        answer, observed, began, parse = await self._run(rows, work, until)
+        running = asyncio.ensure_future(self._run(rows, work, until))
+        gone = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                raise ClientGoneError
+            answer, observed, began, parse = running.result()
+        finally:
+            gone.cancel()
+            running.cancel()
         batching.count(live, observed)
         if trace is not None:
             trace.add((queued, began - queued), (began, parse), (answer.began, answer.inference))

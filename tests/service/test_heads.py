@@ -60,7 +60,7 @@ def test_a_head_that_came_before_is_known_with_any_body_of_its_length() -> None:
     heads, head = Heads(), head_of(b"{}")
     assert heads.find(packet(b"{}")) is None
     heads.keep(packet(b"{}"), head)
-    assert heads.find(packet(b"[]")) == (head, b"[]")
+    assert heads.find(packet(b"[]")) is head
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_the_parser_would_make_the_same_of_whatever_is_known(more: bytes, body: 
         assert again is not None
         assert (again.begun, again.whole) == (1, 1)
         assert (again.url, again.headers, again.body) == (first.url, first.headers, other)
-        assert heads.find(key + other)[1] == other
+        assert heads.find(key + other).length == len(other)

@@ -5,18 +5,21 @@ import json
 import threading
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service import batching, limits
-from service.batching import BURST, LEAST, SCARCE, Batcher
+from service.batching import BURST, LEAST, MOST_REFUSED, SCARCE, STEADY, Batcher
 from service.errors import Problem
 from service.limits import CALM, LASTING, MANY, ClientGoneError, Permits, read_body
 from service.records import Batch
 from service.scoring import estimate_rows
 from tests.service.client import check_problem, until
 from tests.service.conftest import Serve
+from tests.service.test_http_protocol import Server, read_answer, serving
+from tests.service.test_workers import wait_for
 from tests.service.tiny_bundle import GOOD, NUMBERS, publish
 
 SMALL = {"records": [GOOD]}
@@ -94,9 +97,10 @@ def test_where_it_is_no_burst_any_more_turns_get_short(monkeypatch: pytest.Monke
         taken = [await turns.turn(1000) for _ in range(20)]
         assert taken[0] == BURST // LEAST
         assert taken[-10:] == [SCARCE // LEAST] * 10
-        few = SCARCE // LEAST + 10
-        assert [await turns.turn(few) for _ in range(3)] == [few - 10, few, few]  # fewer were refused than taken
-        assert await turns.turn(100) == 100  # this turn all that came was let in
+        few = (1 + MOST_REFUSED) * SCARCE // LEAST
+        assert [await turns.turn(few) for _ in range(3)] == [SCARCE // LEAST, few, few]  # not far more were refused than taken
+        assert await turns.turn(300) == STEADY // LEAST  # a turn that let in all that came ends no overload
+        assert [await turns.turn(100) for _ in range(6)] == [100] * 6  # 0.12 s of them do
         assert await turns.turn(300) == 300
 
     asyncio.run(overload())
@@ -201,3 +205,48 @@ def test_models_of_few_features_are_estimated_too(serve: Serve, tmp_path: Any, w
     publish(tmp_path, features=NUMBERS[:width])
     client = serve(models_dir=tmp_path)
     assert client.post("/score", json={"records": [{"f0": 1.0}] * 5000}).status_code == 200
+
+
+@pytest.mark.parametrize("path", [b"/score", b"/v2/models/tiny/infer"])
+def test_what_waits_for_a_client_that_has_gone_is_not_computed(bundle_dir: Path, path: bytes) -> None:
+    """It leaves the queue at once, so that there is room for others."""
+    many, few = 60_000, 500
+    with serving(
+        bundle_dir, log_requests="false", max_records=str(many), max_body_bytes="100000000", queue_rows="1000000"
+    ) as server:
+        with server.connect() as first, server.connect() as last:
+            first.sendall(large(b"/score", many))
+            wait_for(lambda: metric(server, "anomaly_queue_rows") > 0)
+            alone = metric(server, "anomaly_queue_rows")
+            for _ in range(4):
+                with server.connect() as connection:
+                    connection.sendall(large(path, few))
+                    wait_for(lambda: metric(server, "anomaly_queue_rows") > alone)
+                wait_for(lambda: metric(server, "anomaly_queue_rows") == alone)  # the first is still under way
+            last.sendall(large(path, few))
+            assert read_answer(first)[0] == read_answer(last)[0] == 200
+        assert metric(server, "anomaly_records_total") == many + few
+        assert metric(server, 'anomaly_requests_total{method="POST"') == 6
+        assert metric(server, 'status="499"') == 4
+
+
+def large(path: bytes, records: int) -> bytes:
+    """A request that is scored in the background thread."""
+    if path == b"/score":
+        body = json.dumps({"records": [{**GOOD, "amount": i % 7} for i in range(records)]}).encode()
+    else:
+        tensor = {"datatype": "FP64", "shape": [records, 1], "data": [1.0] * records}
+        body = json.dumps({"inputs": [{"name": "amount", **tensor}]}).encode()
+    return b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        path,
+        len(body),
+        body,
+    )
+
+
+def metric(server: Server, name: str) -> float:
+    """The sum of the samples whose line has the name."""
+    with server.connect() as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        text = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if name in line and not line.startswith("#"))
