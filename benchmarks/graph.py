@@ -63,7 +63,7 @@ def shapes_of(model: Any, names: list[str], x: Array) -> dict[str, tuple[int, ..
     for name in set(names) - {output.name for output in seen.graph.output} - {"x"}:
         seen.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     asked = sorted(set(names) - {"x"})
-    told = session(seen.SerializeToString()).run(asked, {"x": x})
+    told = session(seen.SerializeToString()).run(asked, {"x": x}) if asked else []
     return {"x": x.shape, **{name: array.shape for name, array in zip(asked, told, strict=True)}}
 
 

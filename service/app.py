@@ -70,6 +70,7 @@ class Service(FastAPI):
         self.workers = Workers.among(self.metrics)
         self.scoring = Scoring(self)
         self.heads = Heads()
+        self.keys.changed = self.heads.forget
         self.inference = Inference(self)
         self.tracing = start_tracing(settings)
         self.requests = log.RequestLog(settings.log_format, on=settings.log_requests)

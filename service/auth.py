@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class Keys:
         self._admin, self._api = self._read()
         self.open = not self._api  # no API key set: anybody may score
         self.admin_off = not self._admin
+        self.changed: Callable[[], None] = lambda: None  # called when the files hold other keys
         self._watch: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -81,6 +82,7 @@ class Keys:
             told = ""
             if found != (self._admin, self._api):
                 self._admin, self._api = found
+                self.changed()
                 log.event(INFO, "keys changed", api=str(len(self._api)), admin=str(len(self._admin)))
 
     @staticmethod

@@ -28,7 +28,7 @@ STEADY = 128 << 10  # bytes a turn when too much comes: some 15 ms of work
 SCARCE = 32 << 10  # bytes a turn when far more is refused than taken: a refusal takes time as well, and waits for the turn
 MOST_REFUSED = 3  # times what is taken; more is far more
 BURST = 512 << 10  # bytes a turn otherwise
-OVERLOADED = 0.1  # seconds of turns above STEADY that are no burst any more; and of turns that are not, that end it
+OVERLOADED = 0.1  # seconds of full turns that are no burst any more; and by which others must prevail to end it
 IDLE = 0.01  # seconds without work that end an overload
 
 
@@ -165,8 +165,9 @@ class Batcher:
         self._waiting: list[Waiting] = []
         self._bytes, self._refused, self._limit = 0, 0, BURST  # bytes of this turn
         self._scheduled = False
-        # When all that came was STEADY or less, when it was not, and when the last turn ended.
-        self._calm_at = self._full_at = self._ended_at = 0.0
+        self._overloaded = False
+        self._against = 0.0  # seconds of turns that say otherwise
+        self._turned_at = self._ended_at = 0.0  # when the last turn began to score, and when it ended
 
     def is_full(self, length: int) -> bool:
         """Whether a body of so many bytes would be refused now; then it counts as refused."""
@@ -184,7 +185,7 @@ class Batcher:
             asyncio.get_running_loop().call_soon(self._drain)
             now = perf_counter()
             if now - self._ended_at > IDLE:
-                self._calm_at, self._limit = now, BURST
+                self._overloaded, self._against, self._turned_at, self._limit = False, 0.0, now, BURST
         elif self.is_full(length):
             raise too_many()
         self._bytes += cost
@@ -197,15 +198,12 @@ class Batcher:
     def _drain(self) -> None:
         """Scores what waits for the first one's model, MAX_ROWS at most; the rest in the next turn."""
         now = perf_counter()
-        full = self._bytes > STEADY or self._refused > 0
-        if full:
-            self._full_at = now
-        if now - self._full_at >= OVERLOADED or (self._limit == BURST and not full):
-            self._calm_at = now
-        if now - self._calm_at < OVERLOADED:
-            self._limit = BURST
-        else:
+        self._look(self._bytes > STEADY or self._refused > 0, now - self._turned_at)
+        self._turned_at = now
+        if self._overloaded:
             self._limit = STEADY if self._refused <= MOST_REFUSED * self._bytes else SCARCE
+        else:
+            self._limit = BURST
         self._refused = 0
         taken = self._take()
         self._bytes = sum([waiting.cost for waiting in self._waiting])
@@ -227,6 +225,19 @@ class Batcher:
         elif together:
             _answer(together[0])
         self._ended_at = perf_counter()
+
+    def _look(self, full: bool, seconds: float) -> None:
+        """Takes into account that a turn of so many seconds was full, or not.
+
+        Full turns in a row make an overload. It ends when turns that are not full have taken more than twice as long as those
+        that are: of the short turns of an overload one often takes all that came, and what has bursts has full ones for ever.
+        """
+        if full != self._overloaded:
+            self._against += seconds
+        else:
+            self._against = max(0.0, self._against - 2 * seconds) if full else 0.0
+        if self._against >= OVERLOADED:
+            self._overloaded, self._against = not self._overloaded, 0.0
 
     def _take(self) -> list[Waiting]:
         live, taken, left, rows = self._waiting[0].live if self._waiting else None, list[Waiting](), list[Waiting](), 0

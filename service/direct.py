@@ -79,6 +79,11 @@ class Exchange:
         self.disconnected = self.response_complete = False
         self.refused = CLIENT_GONE  # what is counted where the client has left, or was refused by its connection
 
+    @property
+    def let_in(self) -> bool:
+        """Whether its key was looked at and is good."""
+        return self._live is not None
+
     def complete(self, packet: bytes) -> None:
         """The body, the end of this packet, is read now, and scored with those that came in the same turn of the event loop."""
         live, self._arrived, length = self._live, perf_counter(), self.head.length

@@ -51,5 +51,9 @@ class Heads:
         text = packet[:end]
         if SHAPE.fullmatch(text):
             if len(self._known) >= MOST:
-                self._known.clear()
+                self.forget()
             self._known[text] = head
+
+    def forget(self) -> None:
+        """Forgets them all, with the keys that are in them."""
+        self._known.clear()

@@ -60,10 +60,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """Feeds the parser, unless this connection has been refused and only waits for its end."""
         if self._refused:
             return
-        begins = self._since is None
-        if begins:
-            if self._is_known(data):
-                return
+        begins = self._since is None or (self._in_head and not self._fed and not self._behind)
+        if begins and self._is_known(data):
+            return
+        if self._since is None:
             self._since, self._idle = self.loop.time(), None
         self._fed += len(data)
         self._unset_keepalive_if_required()
@@ -76,7 +76,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._refuse(Problem("invalid_http", "Invalid HTTP request received."))
         if self._fed > MAX_HEAD_BYTES and not self._refused:
             self._refuse_head()
-        if begins and self._since is None and type(self.cycle) is Exchange:
+        if begins and self._since is None and type(self.cycle) is Exchange and self.cycle.let_in:
             cast(Service, self.app).heads.keep(data, self.cycle.head)
 
     def _is_known(self, data: bytes) -> bool:
@@ -86,7 +86,8 @@ class LimitedProtocol(HttpToolsProtocol):
         exchange = None if head is None else direct.begin(self, service, head)
         if head is None or exchange is None:
             return False
-        self._idle = None
+        self._since = self._idle = None
+        self._unset_keepalive_if_required()
         self.cycle = self._running = exchange
         exchange.complete(data)
         return True

@@ -166,8 +166,7 @@ class Scoring:
         """
         self.permits.take(rows)
         queued = perf_counter()
-        running = asyncio.ensure_future(self._run(rows, work, until))
-        gone = asyncio.ensure_future(receive())
+        running, gone = self._run(rows, work, until), asyncio.ensure_future(has_gone(receive))
         try:
             await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
@@ -181,13 +180,16 @@ class Scoring:
             trace.add((queued, began - queued), (began, parse), (answer.began, answer.inference))
         return answer, parse, began - queued
 
-    async def _run(self, rows: int, work: Callable[[], T], until: float) -> T:
-        """What work gives in the thread, unless it is too late. Rows stay permitted until the thread has done with them."""
+    def _run(self, rows: int, work: Callable[[], T], until: float) -> asyncio.Future[T]:
+        """What work gives in the thread, unless it is too late. Rows stay permitted until the thread has done with them, or the
+        future is cancelled before it has begun: nothing of the request is kept then.
+        """
+        held = [work]
 
         def in_time() -> T:
             if until < perf_counter():
                 raise too_late()
-            return work()
+            return held[0]()
 
         try:
             running = self._background.submit(in_time)
@@ -195,8 +197,9 @@ class Scoring:
             self.permits.give_back(rows)
             raise
         loop = asyncio.get_running_loop()
+        running.add_done_callback(lambda _: held.clear())
         running.add_done_callback(lambda _: _call_on(loop, self.permits.give_back, rows))
-        return await asyncio.wrap_future(running)
+        return asyncio.wrap_future(running)
 
     def _work(self, live: Live, body: bytes, gzipped: bool) -> Done:
         began = perf_counter()
@@ -212,6 +215,12 @@ class Scoring:
 def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[int], None], rows: int) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(function, rows)
+
+
+async def has_gone(receive: Receive) -> None:
+    """Until the client has gone, of a request whose body has been received."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def media_type(content_type: bytes) -> bytes:

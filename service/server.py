@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
     def _look_again(self, listener: socket.socket, left: float) -> None:
         if listener.fileno() >= 0:  # not closed by now
             waited = time.monotonic() - left  # longer than the pause where much is scored
-            self._due = min(ACCEPTED_A_TURN, int(waited / PACE)) if _is_waiting(listener) else 1
+            self._due = min(ACCEPTED_A_TURN, max(1, int(waited / PACE))) if _is_waiting(listener) else 1
             self._loop.add_reader(listener, self._accept, listener)
 
     def _take(self, listener: socket.socket, most: int) -> None:

@@ -18,6 +18,7 @@ from tests.service.client import Client
 from tests.service.test_http_protocol import BODY, DEADLINE, POST, WHOLE, Server, read_answer, serving
 from tests.service.tiny_bundle import GOOD, ODD
 
+KEEP_ALIVE = 5.0  # seconds, uvicorn's own
 KEY = b"X-API-Key: right\r\n"
 BODIES: list[Any] = [
     {"records": [GOOD]},
@@ -119,6 +120,19 @@ def test_requests_whose_head_came_before_are_answered_as_the_first(server: Serve
         wrong = sent.replace(BODY, b"x" * len(BODY))
         connection.sendall(wrong)
         assert read_answer(connection)[0] == 400
+
+
+def test_the_idle_time_of_a_connection_begins_anew_with_each_request(bundle_dir: Path) -> None:
+    """Also where the last one came by the short way, and one before it, whose timer is uvicorn's, did not."""
+    with serving(bundle_dir) as server, server.connect() as connection:
+        connection.sendall(WHOLE)
+        read_answer(connection)
+        for sent, pause in ((b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", 0.8), (WHOLE, 0.5)):
+            connection.sendall(sent)
+            assert read_answer(connection)[0] == 200
+            time.sleep(KEEP_ALIVE * pause)
+        connection.sendall(WHOLE)
+        assert read_answer(connection)[0] == 200
 
 
 def test_a_key_that_no_longer_holds_is_refused_though_its_head_came_before(bundle_dir: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.heads import LONGEST, MOST, Head, Heads
+from tests.service.conftest import Serve
 
 LINES = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
@@ -115,6 +116,13 @@ def test_there_are_never_more_than_so_many() -> None:
     for one in sent:
         heads.keep(one, head_of(Parsed(one).body))
     assert 0 < sum(heads.find(one) is not None for one in sent) <= MOST
+
+
+def test_keys_that_change_are_forgotten_with_their_heads(serve: Serve) -> None:
+    app = serve().app
+    app.heads.keep(packet(b"{}"), head_of(b"{}"))
+    app.keys.changed()
+    assert app.heads.find(packet(b"{}")) is None
 
 
 PIECES = st.sampled_from(
