@@ -20,7 +20,7 @@ from service import log
 from service.app import Service
 from service.http_protocol import LINGER_SECONDS, LINGER_TURNS, LimitedProtocol
 from service.settings import PREFIX, Settings
-from service.workers import shared_folder
+from service.workers import is_left_alone, shared_folder
 
 CANNOT_START = 2
 START_SECONDS = 60.0  # that a worker may take to start, on a machine that does other things
@@ -83,8 +83,10 @@ class Server(uvicorn.Server):
         return LimitedProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
-        """Notes that the event loop turns: it is asked for this ten times a second."""
+        """Notes that the event loop turns: it is asked for this ten times a second. A worker ends when its supervisor is gone."""
         self.ticked_at = time.monotonic()
+        if is_left_alone():
+            self.should_exit = True
         return await super().on_tick(counter)
 
     def hangs(self) -> bool:

@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import math
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -57,6 +58,12 @@ def shared_folder() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_left_alone() -> bool:
+    """Whether this process is a worker whose supervisor is gone, without having ended it."""
+    supervisor = multiprocessing.parent_process()
+    return supervisor is not None and not supervisor.is_alive()
+
+
 class Workers:
     """One process among its like. Counts are read on the event loop, files written and read in a thread."""
 
@@ -87,6 +94,8 @@ class Workers:
         with contextlib.suppress(OSError):  # `serve` may have removed the folder by now
             await self.write()
         os.close(self._lock)
+        if is_left_alone():  # then nobody else removes it
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     async def write(self) -> None:
         """Writes what this process has counted by now. Raises OSError."""

@@ -223,6 +223,11 @@ def workers_of(pid: int) -> list[int]:
     return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
+def folder_of(worker: int) -> Path:
+    environment = dict(line.split("=", 1) for line in Path(f"/proc/{worker}/environ").read_text().split("\0") if "=" in line)
+    return Path(environment[FOLDER])
+
+
 def test_two_processes_tell_the_sum_and_go_on_where_one_is_killed(bundle_dir: Path) -> None:
     """Also that several workers serve on one port at all, and end in order."""
     with serving(bundle_dir, "--workers", "2", log_requests="false") as server:
@@ -238,8 +243,7 @@ def test_two_processes_tell_the_sum_and_go_on_where_one_is_killed(bundle_dir: Pa
         wait_for(tells_all)
         assert telling == scored
         victim = workers_of(server.process.pid)[0]
-        environment = dict(line.split("=", 1) for line in Path(f"/proc/{victim}/environ").read_text().split("\0") if "=" in line)
-        folder = Path(environment[FOLDER])
+        folder = folder_of(victim)
         assert folder.stat().st_mode & 0o777 == 0o700
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: scored.add(asked.score()) or len(scored) == 3)
@@ -248,6 +252,18 @@ def test_two_processes_tell_the_sum_and_go_on_where_one_is_killed(bundle_dir: Pa
         assert asked.seen == sorted(asked.seen)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(DEADLINE) == 0
+        assert not folder.exists()
+
+
+def test_workers_end_with_their_supervisor(bundle_dir: Path) -> None:
+    """However it ended: workers that nobody replaces or stops would keep the port."""
+    with serving(bundle_dir, "--workers", "2", log_requests="false") as server:
+        asked, started = Asked(server.port), set[str]()
+        wait_for(lambda: started.add(asked.score()) or len(started) == 2)
+        workers = workers_of(server.process.pid)
+        folder = folder_of(workers[0])
+        server.process.kill()
+        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
         assert not folder.exists()
 
 
