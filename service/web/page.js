@@ -20,7 +20,15 @@ async function ask(path, options = {}) {
 
 const modelPath = (end = "") => `models/${encodeURIComponent(state.model)}${end}`;
 
+// One after another: two at once would both take up a version, and the second clear what was typed into the first one's form.
+let refreshing = null;
 async function refresh() {
+  const own = refreshing = Promise.resolve(refreshing).then(look);
+  await own;
+  if (refreshing === own) refreshing = null;
+}
+
+async function look() {
   try {
     await showHealth();
     if (state.model === null) await chooseModel();
@@ -268,4 +276,4 @@ $("fill-json").addEventListener("click", fillFromJson);
 new ResizeObserver(() => state.activity && !$("content").hidden && draw()).observe($("charts"));
 setTheme(THEMES.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "system");
 refresh();
-setInterval(() => { if (!document.hidden && !state.paused && $("unlock").hidden) refresh(); }, POLL_MS);
+setInterval(() => { if (!refreshing && !document.hidden && !state.paused && $("unlock").hidden) refresh(); }, POLL_MS);

@@ -156,6 +156,24 @@ def test_a_record_is_tried_by_keyboard_and_its_reasons_are_shown(visit: Visit) -
     assert visit.faults() == []
 
 
+def test_a_new_version_is_taken_up_once_though_the_page_looks_twice_at_once(visit: Visit) -> None:
+    """The second time would clear what was typed into the form meanwhile."""
+    visit.unlock()
+    expect(visit.page.get_by_label("amount", exact=True)).to_be_visible()
+    drawn = visit.page.evaluate(
+        """async () => {
+            let drawn = 0;
+            new MutationObserver(() => { drawn += 1; }).observe(document.getElementById("fields"), { childList: true });
+            await refresh();
+            state.version = null;
+            await Promise.all([refresh(), refresh()]);
+            return drawn;
+        }"""
+    )
+    assert drawn == 1
+    assert visit.faults() == []
+
+
 def test_a_record_is_pasted_as_json_and_what_does_not_fit_is_told_at_its_field(visit: Visit) -> None:
     visit.unlock()
     page = visit.page
