@@ -25,7 +25,7 @@ from service.registry import Live
 MAX_ROWS = 256  # in one run on the event loop, which /health waits for
 LEAST = 1024  # bytes that the smallest request counts for: it costs as much as four records more
 STEADY = 128 << 10  # bytes a turn when too much comes: some 15 ms of work
-SCARCE = 32 << 10  # bytes a turn when far more is refused than taken: a refusal takes time as well, and waits for the turn
+SCARCE = 64 << 10  # bytes a turn when far more is refused than taken: a refusal takes time as well, and waits for the turn
 MOST_REFUSED = 3  # times what is taken; more is far more
 BURST = 512 << 10  # bytes a turn otherwise
 OVERLOADED = 0.1  # seconds of full turns that are no burst any more; and by which others must prevail to end it

@@ -22,6 +22,7 @@ from service import direct
 from service.app import Service
 from service.direct import Exchange
 from service.errors import Problem
+from service.limits import Room
 
 SWEEP_SECONDS = 0.5
 LINGER_TURNS, LINGER_SECONDS = 5, 0.02  # of the event loop, each with its look at what has come, for what was sent before an end
@@ -54,7 +55,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._default_lines, self._default_head = list[tuple[bytes, bytes]](), b""
         if self.server_state not in _sweeping:
             _sweeping.append(self.server_state)
-            self.loop.call_later(SWEEP_SECONDS, _sweep, self.loop, self.server_state)
+            self.loop.call_later(SWEEP_SECONDS, _sweep, self.loop, self.server_state, cast(Service, self.app).scoring.room)
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, unless this connection has been refused and only waits for its end."""
@@ -305,11 +306,12 @@ class _Nowhere(list[tuple[bytes, bytes]]):
 _NOWHERE = _Nowhere()
 
 
-def _sweep(loop: Any, server_state: Any) -> None:
-    now = loop.time()
+def _sweep(loop: Any, server_state: Any, room: Room) -> None:
+    now, room.answers = loop.time(), 0
     for connection in list(server_state.connections):
         connection.check_time(now)
+        room.answers += connection.transport.get_write_buffer_size()
     if server_state.connections:
-        loop.call_later(SWEEP_SECONDS, _sweep, loop, server_state)
+        loop.call_later(SWEEP_SECONDS, _sweep, loop, server_state, room)
     else:
         _sweeping.remove(server_state)

@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from time import monotonic
+from typing import Self
 
 from starlette.types import Message, Receive
 
@@ -23,6 +24,44 @@ CALM, MANY, LASTING = 5, 8, 0.25  # requests; seconds
 
 class ClientGoneError(Exception):
     """The client went away before its request was whole: nobody is left to answer."""
+
+
+class Room:
+    """Bytes that requests may take all together: their bodies while they arrive, wait and are read, and answers that no client
+    takes. Each has its own limit; without this one, as many of the largest could be held as there are connections.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.bodies = most, 0
+        self.answers = 0  # as last looked at
+
+    @property
+    def taken(self) -> int:
+        """How many are taken."""
+        return self.bodies + self.answers
+
+
+class Holding:
+    """What the body of one request takes of the room."""
+
+    def __init__(self, room: Room) -> None:
+        self._room, self._size = room, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._room.bodies -= self._size
+        self._size = 0
+
+    def take(self, size: int) -> None:
+        """Takes so many bytes more, or raises the 429. There is room for a request alone, whatever its size."""
+        room, others = self._room, self._room.taken - self._size
+        if others and others + self._size + size > room.most:
+            detail = f"Other requests take {others} bytes, and all together may take {room.most}: send again later."
+            raise Problem("queue_full", detail, headers={"Retry-After": "1"})
+        room.bodies += size
+        self._size += size
 
 
 class Permits:
@@ -83,23 +122,22 @@ def too_late() -> Problem:
     return Problem("deadline_exceeded", detail, headers={"Retry-After": "1"})
 
 
-async def read_body(message: Message, receive: Receive, limit: int) -> bytes:
-    """The whole body, of which `message` is the first part. Raises the 413 as soon as it is over the limit; ClientGoneError."""
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
-    parts: list[bytes] = [message["body"]]
-    size = len(parts[0])
-    while message.get("more_body", False):
-        if size > limit:
-            break
-        message = await receive()
+async def read_body(message: Message, receive: Receive, limit: int, held: Holding) -> bytes:
+    """The whole body, of which `message` is the first part. Raises the 413 as soon as it is over the limit, or the 429 where
+    there is no room for it; ClientGoneError.
+    """
+    parts, size = list[bytes](), 0
+    while True:
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-    if size > limit:
-        raise body_too_large(limit)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        if size > limit:
+            raise body_too_large(limit)
+        held.take(len(parts[-1]))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        message = await receive()
 
 
 def check_length(headers: Mapping[bytes, bytes], limit: int) -> int:

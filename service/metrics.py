@@ -112,6 +112,7 @@ class Metrics(Collector):
         self.served: Callable[[], Iterable[tuple[str, str, str, str]]] = tuple  # (name, version, score kind, provider)
         self.watched: Callable[[], Iterable[tuple[str, str, Watch]]] = tuple  # (name, version, watch)
         self.queue_rows: Callable[[], int] = int
+        self.held_bytes: Callable[[], int] = int
         self.comparisons: OrderedDict[tuple[str, str, str], Comparison] = OrderedDict()  # by model, version, shadow
         self.shadow_up: Callable[[], tuple[str, str, bool] | None] = lambda: None
         self.gpu_lost: Callable[[], int] = int
@@ -176,11 +177,14 @@ class Metrics(Collector):
         queue = GaugeMetricFamily(
             "anomaly_queue_rows", "Rows waiting for, or in, the background thread.", value=self.queue_rows()
         )
+        held = GaugeMetricFamily(
+            "anomaly_held_bytes", "Bytes of bodies, and of answers not taken, that are held.", value=self.held_bytes()
+        )
         lost = GaugeMetricFamily("anomaly_gpu_lost", "Served versions on the CPU although there is a GPU.", value=self.gpu_lost())
         refusals = CounterMetricFamily("anomaly_refusals", "Bundles refused, by how far they came.", labels=["model", "stage"])
         for labels, n in self.refusals.items():
             refusals.add_metric(list(labels), n)
-        yield from (reloads, refusals, info, queue, lost)
+        yield from (reloads, refusals, info, queue, held, lost)
         yield from self._collect_shadow()
 
     def _collect_models(self) -> Iterator[Any]:

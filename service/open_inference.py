@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from service import batching, open_inference_request
 from service.batching import Answer, Observed
 from service.errors import Problem
-from service.limits import check_length, deadline, inflate, read_body
+from service.limits import Holding, check_length, deadline, inflate, read_body
 from service.registry import Live
 from service.scoring import JSON, Done, estimate_rows, is_gzip, part, server_timing, start
 from service.tensors import write
@@ -45,11 +45,12 @@ class Inference:
         until = deadline(headers, began)
         live = scope["live"] = await self._find(scope["path"])
         self._scoring.permits.check()  # full: says so before the body is read
-        body = await read_body(await receive(), receive, self._limit)
-        head, width = headers.get(HEADER_LENGTH), live.detector.manifest.width
-        rows = estimate_rows(body, width, gzipped) if head is None else max(1, len(body) // (4 * width))
-        work = partial(self._work, live, body, head, gzipped)
-        answer, parse, queue = await self._scoring.in_background(live, rows, work, until, scope["trace"], receive)
+        with Holding(self._scoring.room) as held:
+            body = await read_body(await receive(), receive, self._limit, held)
+            head, width = headers.get(HEADER_LENGTH), live.detector.manifest.width
+            rows = estimate_rows(body, width, gzipped) if head is None else max(1, len(body) // (4 * width))
+            work = partial(self._work, live, body, head, gzipped)
+            answer, parse, queue = await self._scoring.in_background(live, rows, work, until, scope["trace"], receive)
         total = perf_counter() - began
         timing = server_timing(parse, queue, answer.inference, total)
         extent = (b"content-length", b"%d" % len(answer.body))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service.activity import shares
 from service.encoding import decode
 from service.errors import Problem
-from service.limits import ClientGoneError, read_body
+from service.limits import ClientGoneError, Holding, read_body
 from service.manifest import Manifest
 from service.metrics import SCORES
 from service.page_schemas import ActivityDocument, ExampleRecord
@@ -62,8 +62,8 @@ async def needs_key_or_form(request: Request, service: App) -> None:
     headers = dict(request.scope["headers"])
     if headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower() == FORM:
         body = b""
-        with contextlib.suppress(ClientGoneError):
-            body = await read_body(await request.receive(), request.receive, MAX_FORM_BYTES)
+        with contextlib.suppress(ClientGoneError), Holding(service.scoring.room) as held:
+            body = await read_body(await request.receive(), request.receive, MAX_FORM_BYTES, held)
         given = parse_qs(body.decode("latin-1")).get("key", [""])[0]
         headers[b"authorization"] = b"Bearer " + given.encode()
     service.keys.check_api(headers)

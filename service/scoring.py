@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service import batching, tabular
 from service.batching import Answer, Batcher, Observed
 from service.errors import Problem
-from service.limits import ClientGoneError, Permits, check_length, deadline, inflate, read_body, too_late
+from service.limits import ClientGoneError, Holding, Permits, Room, check_length, deadline, inflate, read_body, too_late
 from service.metrics import STAGES
 from service.registry import Live
 from service.streams import BLOCK, Lines, Pieces, Stream
@@ -43,8 +43,9 @@ class Scoring:
         settings = service.settings
         self._limit, self._inline, self._max_records = settings.max_body_bytes, settings.inline_bytes, settings.max_records
         self._registry, self._keys, self._metrics = service.registry, service.keys, service.metrics
-        self.permits = Permits(settings.queue_rows)
+        self.permits, self.room = Permits(settings.queue_rows), Room(max(settings.held_bytes, settings.max_body_bytes))
         self._metrics.queue_rows = lambda: self.permits.taken
+        self._metrics.held_bytes = lambda: self.room.taken
         self.batcher = Batcher()
         self._background = ThreadPoolExecutor(1, "score")
         self._observe = [service.metrics.stages[stage].observe for stage in STAGES]
@@ -55,7 +56,6 @@ class Scoring:
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
         request_id: str = scope["request_id"]
         self._keys.check_api(headers)
-        trace: Trace | None = scope["trace"]
         content_type = headers.get(b"content-type", JSON)
         if content_type != JSON:
             content_type = media_type(content_type)
@@ -67,39 +67,46 @@ class Scoring:
         live = scope["live"] = self._registry.default() if path == "/score" else await self._find(path)
         if length > self._inline:
             self.permits.check()  # full: says so before the body is read
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        if content_type == NDJSON:
-            await self._stream(scope, Pieces(message, receive, self._limit), send, live, gzipped, began, until)
-            return
-        body = message["body"]
-        if message["more_body"] or len(body) > self._limit:
-            body = await read_body(message, receive, self._limit)
-        if content_type == ARROW:
-            table = tabular.Request(live, body, self._limit, self._max_records, scope["query_string"], gzipped=gzipped)
-            answer, parse, queue = await self.in_background(live, table.rows, table.answer, until, trace, receive)
-        elif len(body) <= self._inline and not gzipped:
-            arrived = perf_counter()
-            cost = self.batcher.admit(len(body))
-            batch = live.reader.read(body)
-            parse = perf_counter() - arrived
-            future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-            self.batcher.submit(live, batch, future, until, cost)
-            answer = await future
-            queue = answer.began - arrived - parse
-            if trace is not None:
-                trace.add((arrived + parse, queue), (arrived, parse), (answer.began, answer.inference))
-        else:
-            rows = estimate_rows(body, live.detector.manifest.width, gzipped)
-            work = partial(self._work, live, body, gzipped)
-            answer, parse, queue = await self.in_background(live, rows, work, until, trace, receive)
+        with Holding(self.room) as held:
+            if content_type == NDJSON:
+                pieces = Pieces(await receive(), receive, self._limit, held)
+                await self._stream(scope, pieces, send, live, gzipped, began, until)
+                return
+            answer, parse, queue = await self._score(scope, receive, held, content_type, gzipped, until)
         total = perf_counter() - began
         extent = (b"content-length", b"%d" % len(answer.body))
         await send(start(content_type, extent, request_id, server_timing(parse, queue, answer.inference, total)))
         await send({"type": "http.response.body", "body": answer.body})
         self.observe(parse, queue, answer.inference, total)
         scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
+
+    async def _score(
+        self, scope: Scope, receive: Receive, held: Holding, content_type: bytes, gzipped: bool, until: float
+    ) -> tuple[Answer, float, float]:
+        """The answer, and the seconds of parsing and of waiting. With it, nothing has the body any more."""
+        live, trace, message = scope["live"], scope["trace"], await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        body = message["body"]
+        if message["more_body"] or len(body) > self._inline:
+            body = await read_body(message, receive, self._limit, held)
+        if content_type == ARROW:
+            table = tabular.Request(live, body, self._limit, self._max_records, scope["query_string"], gzipped=gzipped)
+            return await self.in_background(live, table.rows, table.answer, until, trace, receive)
+        if len(body) > self._inline or gzipped:
+            rows = estimate_rows(body, live.detector.manifest.width, gzipped)
+            return await self.in_background(live, rows, partial(self._work, live, body, gzipped), until, trace, receive)
+        arrived = perf_counter()
+        cost = self.batcher.admit(len(body))
+        batch = live.reader.read(body)
+        parse = perf_counter() - arrived
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.batcher.submit(live, batch, future, until, cost)
+        answer = await future
+        queue = answer.began - arrived - parse
+        if trace is not None:
+            trace.add((arrived + parse, queue), (arrived, parse), (answer.began, answer.inference))
+        return answer, parse, queue
 
     def observe(self, *seconds: float) -> None:
         """Counts the seconds of parse, queue, inference and total."""

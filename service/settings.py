@@ -103,6 +103,9 @@ class Settings:
     page: bool = _setting(True, _truth, "whether / is a page for people; without it, nothing is kept for it either")
     page_values: bool = _setting(False, _truth, "whether the page shows values of the latest flagged records; else none are kept")
     max_body_bytes: int = _setting(16 << 20, _whole(1024), "the largest body, also after inflating; above it 413")
+    held_bytes: int = _setting(
+        128 << 20, _whole(1024), "the most bytes of bodies, and of answers not taken, held at a time; above it 429"
+    )
     max_records: int = _setting(10_000, _whole(1), "the most records a request; above it 413")
     queue_rows: int = _setting(40_000, _whole(1), "the most rows waiting or being scored in the background; above it 429")
     inline_bytes: int = _setting(32 << 10, _whole(0), "bodies up to this size are scored at once, larger ones in the background")

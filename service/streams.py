@@ -17,7 +17,7 @@ from starlette.types import Message, Receive
 from service import batching
 from service.batching import Answer, Observed
 from service.errors import FieldError, Problem
-from service.limits import INFLATE_STEP, ClientGoneError, body_too_large
+from service.limits import INFLATE_STEP, ClientGoneError, Holding, body_too_large
 from service.registry import Live
 from service.validation import Explain
 
@@ -130,8 +130,9 @@ class Stream:
 class Pieces:
     """A request's body as it comes, read on while the client does not take the answer."""
 
-    def __init__(self, first: Message, receive: Receive, limit: int) -> None:
-        self._receive, self._limit = receive, limit
+    def __init__(self, first: Message, receive: Receive, limit: int, held: Holding) -> None:
+        """Raises the 429 where there is no room for its first piece, as `next` and `during` do for others."""
+        self._receive, self._limit, self._held = receive, limit, held
         self._waiting: asyncio.Future[Message] | None = None
         self._kept: list[bytes] = []
         self._size, self.more = 0, True  # more: whether the client has more to send
@@ -169,7 +170,7 @@ class Pieces:
     async def drain(self) -> None:
         """Throws the rest away, as far as the limit: a client that is cut off while it sends may not read why."""
         while self.more and self._size <= self._limit:
-            self._keep(await self._receiving())
+            self._read(await self._receiving())
 
     def close(self) -> None:
         """Waits for nothing any more."""
@@ -182,10 +183,16 @@ class Pieces:
         return self._waiting
 
     def _keep(self, message: Message) -> None:
+        piece = self._read(message)
+        self._held.take(len(piece))
+        self._kept.append(piece)
+
+    def _read(self, message: Message) -> bytes:
         self._waiting = None
         if message["type"] == "http.disconnect":
             self.more = False
             raise ClientGoneError
-        self._kept.append(message.get("body", b""))
-        self._size += len(self._kept[-1])
+        piece: bytes = message.get("body", b"")
+        self._size += len(piece)
         self.more = message.get("more_body", False)
+        return piece

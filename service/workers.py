@@ -34,7 +34,13 @@ FOLDER = "_ANOMALY_WORKERS"  # the environment variable by which `serve` tells i
 MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there is made by mkdtemp, for this user alone
 WRITE_SECONDS = 1.0
 RETAINED = 8  # versions no longer loaded of which a process goes on to tell: others may still have them
-AMOUNTS = ("anomaly_queue_rows", "process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds")
+AMOUNTS = (
+    "anomaly_queue_rows",
+    "anomaly_held_bytes",
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_open_fds",
+)
 SUMMED_GAUGES = frozenset(AMOUNTS)  # of any other gauge the largest value is told
 Labels = tuple[tuple[str, str], ...]
 Families = dict[str, tuple[str, str, dict[tuple[str, Labels], float]]]  # by name: help, type, value by sample and labels

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import Problem
-from service.limits import ClientGoneError
+from service.limits import ClientGoneError, Holding, Room
 from service.streams import Lines, Pieces
 from tests.service.client import Client, check_problem, until
 from tests.service.conftest import Serve
@@ -221,7 +221,7 @@ def test_the_body_is_read_on_only_while_the_answer_is_not_taken() -> None:
         async def send() -> None:
             await taken.wait()
 
-        pieces = Pieces({"type": "http.request", "body": b"x", "more_body": True}, receive, 5)
+        pieces = Pieces({"type": "http.request", "body": b"x", "more_body": True}, receive, 5, Holding(Room(100)))
         assert await pieces.next() == b"x"
         assert received == 0
         sending = asyncio.ensure_future(pieces.during(send()))

@@ -1,4 +1,5 @@
-"""Far too much at once: bodies of 100 MB, what inflates to more, chunks without end. Each is a 413, and the memory stays."""
+"""Far too much at once: bodies of 100 MB, what inflates to more, chunks without end, each of which is a 413; and large bodies on
+many connections. The memory stays."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ HUGE, BOMB, CHUNKS = 100_000_000, 1 << 28, 1_000_000
 PIECE = b" " * (1 << 20)
 AT_ONCE = 4
 BODY_LIMIT, GROWTH = 16 << 20, 2 << 20
+ROOM = 64 << 20  # bytes of bodies that may be held in `hoards`
 NDJSON, ARROW = "application/x-ndjson", "application/vnd.apache.arrow.stream"
 TARGETS = (
     *(("/score", "application/json"), (f"/v2/models/{NAME}/infer", "application/json")),
@@ -46,6 +48,44 @@ def floods(count: int, seed: int, folder: Path) -> Outcome:
         growth = served.resident() - before
         outcome.check(growth < allowed, f"{growth} bytes more memory")
         outcome.check(run(scores(served.port)), "it does not score afterwards")
+    outcome.figures = {"growth_bytes": growth}
+    return outcome
+
+
+@torture(
+    "half of a large body on each of 300 connections: no more memory than for those that there is room for", suite=30, full=300
+)
+def hoards(count: int, seed: int, folder: Path) -> Outcome:
+    """Each sends half of the largest body, and no more. Those for whom there is no room are told so; small requests go on."""
+    outcome, half = Outcome(), BODY_LIMIT // 2
+
+    async def work(port: int) -> int:
+        connections = [await Connection.open(port) for _ in range(count)]
+        try:
+            for number, connection in enumerate(connections):
+                target, content_type = TARGETS[number % len(TARGETS)]
+                head = (
+                    f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {BODY_LIMIT}\r\n\r\n"
+                )
+                connection.send(head.encode() + b" " * half)
+                while connection.transport.get_write_buffer_size():  # noqa: ASYNC110 - no event tells
+                    await asyncio.sleep(0.001)
+                fits = number < ROOM // half
+                told = None if fits else await connection.answer(10)
+                outcome.check(fits or (told is not None and told.status == 429), f"{number}: {told}")
+            outcome.check(await scores(port), "it does not score a small request meanwhile")
+            return served.resident()
+        finally:
+            for connection in connections:
+                connection.abort()
+
+    with serving(folder, held_bytes=ROOM) as served:
+        run(scores(served.port))
+        before = served.resident()
+        growth = run(work(served.port)) - before
+        outcome.check(growth < ROOM + BODY_LIMIT, f"{growth} bytes more memory")
+        until(lambda: served.resident() - before < BODY_LIMIT, 5)
+        outcome.check(served.resident() - before < BODY_LIMIT, f"{served.resident() - before} bytes more memory afterwards")
     outcome.figures = {"growth_bytes": growth}
     return outcome
 
