@@ -25,9 +25,10 @@ from service.auth import Keys
 from service.errors import Problem, from_status, internal_error
 from service.heads import Heads
 from service.limits import CLIENT_GONE, ClientGoneError
+from service.live import Live
 from service.metrics import Metrics, method_label
 from service.open_inference import Inference, infer_route
-from service.registry import Live, Registry
+from service.registry import Registry
 from service.schemas import score_operation
 from service.scoring import ROUTES, Scoring
 from service.settings import Settings

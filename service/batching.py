@@ -19,8 +19,8 @@ from service.calibration import UnsupportedAlphaError
 from service.detector import Scores
 from service.errors import FieldError, Problem
 from service.limits import too_late
+from service.live import Live
 from service.records import Batch
-from service.registry import Live
 
 MAX_ROWS = 256  # in one run on the event loop, which /health waits for
 LEAST = 1024  # bytes that the smallest request counts for: it costs as much as four records more

@@ -18,7 +18,7 @@ from service.batching import Answer, too_many
 from service.errors import Problem
 from service.heads import Head
 from service.limits import CLIENT_GONE, NEVER, deadline, too_late
-from service.registry import Live
+from service.live import Live
 from service.scoring import JSON, ROUTES, server_timing
 
 if TYPE_CHECKING:

@@ -1,14 +1,15 @@
 """What a graph may hold and what it would cost, known before onnxruntime sees its bytes.
 
 A graph of 130 bytes can ask for gigabytes. So the shape of every tensor is worked out here, for the largest run that the service
-makes. A graph is refused that has an operator without a rule in service/shapes.py, needs too much memory or work, or holds NaN.
+makes. A graph is refused that has an operator without a rule in operators.py, needs too much memory or work, or holds NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.shapes import RULES, GraphError, Node, Rows, Tensor, constant
+from service.operators import RULES
+from service.shapes import GraphError, Node, Rows, Tensor, constant
 from service.wire import Message, WireError, read
 
 __all__ = ["GraphError", "check"]
@@ -60,7 +61,7 @@ def _run(nodes: Sequence[Message], outputs: Sequence[str], tensors: dict[str, Te
         rule = RULES.get(op)
         if rule is None or node.get("domain"):
             raise GraphError(
-                f"operator {node.get('domain') or 'ai.onnx'}.{op[:40]}, which is not on the list of service/shapes.py"
+                f"operator {node.get('domain') or 'ai.onnx'}.{op[:40]}, which is not on the list of service/operators.py"
             )
         names, made = node.get("input", []), node.get("output", [])
         if lacking := [name for name in names if name not in tensors]:

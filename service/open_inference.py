@@ -13,7 +13,7 @@ from service import batching, open_inference_request
 from service.batching import Answer, Observed
 from service.errors import Problem
 from service.limits import Holding, check_length, deadline, inflate, read_body
-from service.registry import Live
+from service.live import Live
 from service.scoring import JSON, Done, estimate_rows, is_gzip, part, server_timing, start
 from service.tensors import write
 

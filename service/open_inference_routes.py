@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from service.errors import Problem
+from service.live import Live
 from service.manifest import DATETIME_PARTS, Feature
 from service.open_inference_request import MORE_OUTPUTS, OUTPUTS
-from service.registry import Live
 from service.routes import App, needs_key, why_unavailable
 from service.schemas import REFERENCE, TIMEOUT_HEADER, ProblemDocument, problems
 

@@ -6,23 +6,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-import numpy as np
-
-from service import log, signature, trial
-from service.answers import Writer
-from service.detector import Detector
+from service import log, signature
 from service.errors import Problem
-from service.latest import KEPT, Latest
+from service.live import Live, load
 from service.manifest import (
     CURRENT,
     MANIFEST,
@@ -35,50 +28,12 @@ from service.manifest import (
     list_versions,
     read_bundle,
 )
-from service.metrics import Metrics, ModelCounts
-from service.records import Reader
+from service.metrics import Metrics
 from service.settings import Settings
-from service.shadow import Beside, Shadow
-from service.watch import Watch
+from service.shadow import Shadow
 
-PROOF_RTOL = 1e-4
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Live:
-    """One version of a model: loaded, proven on its golden records, and everything that its requests need, made once."""
-
-    def __init__(self, detector: Detector, settings: Settings) -> None:
-        self.detector, self.name, self.version = detector, detector.name, detector.version
-        self.reader = Reader(detector.manifest, settings.max_records)
-        self.writer = Writer(detector.manifest, detector.version)
-        self.counts = ModelCounts()
-        self.latest = Latest(detector.manifest, KEPT if settings.page else 0, values=settings.page_values)
-        self.shadow: Beside | None = None  # the version that is scored beside this one
-        self.watch = Watch(detector.manifest, settings.workers)
-        self.loaded_at = datetime.now(UTC)
-        self.scored_at = time.monotonic()  # when it last gave a score
-        self.failed = False  # whether it has failed since
-        self._golden = detector.manifest.golden[0]
-        self._x = np.array([self._golden.x], dtype=np.float32)
-
-    def prove(self) -> str | None:
-        """Scores a golden record: None if the score is the manifest's, else what is wrong."""
-        try:
-            score = float(self.detector.score(self._x, explain="none").score[0])
-        except Exception as error:  # noqa: BLE001 - whatever it is, it keeps the model from scoring
-            return f"the model fails to score ({type(error).__name__})"
-        if not math.isclose(score, self._golden.score, rel_tol=PROOF_RTOL, abs_tol=PROOF_RTOL):
-            return "the model gives a golden record another score than its manifest"
-        self.scored_at, self.failed = time.monotonic(), False
-        return None
-
-    def unavailable(self, trusted_seconds: float) -> str | None:
-        """Why no score can be given, or None: because one was given so many seconds ago, or else right now."""
-        if not self.failed and time.monotonic() - self.scored_at < trusted_seconds:
-            return None
-        return self.prove()
 
 
 class Registry:
@@ -300,27 +255,6 @@ class Registry:
                 self._look_for_shadow()
             except Exception as error:  # noqa: BLE001 - a folder that cannot be read today may be read tomorrow
                 log.event(logging.WARNING, "looking for new versions failed", error=type(error).__name__)
-
-
-def load(models_dir: Path, name: str, version: str, settings: Settings, tried: bool) -> Live:
-    """Reads, verifies, loads and proves one version, where `tried` in a process of its own first. Raises BundleError."""
-    folder, stage = models_dir / check_name(name) / check_name(version, "version"), BundleError.stage
-    try:
-        bundle = read_bundle(folder, trusted=settings.trusted_keys)
-        if bundle.manifest.name != name:
-            raise BundleError(f"{folder}: its manifest is of another model, '{bundle.manifest.name}'")
-        if tried and settings.trial_seconds:
-            stage = "trial"
-            trial.attempt(bundle, settings.trial_seconds)
-        stage = "proof"
-        return Live(Detector(bundle, settings.provider), settings)
-    except BundleError as error:
-        error.stage = stage
-        raise
-    except Exception as error:  # whatever a bundle brings about is a reason to refuse it
-        refused = BundleError(f"{folder}: it cannot be loaded: {type(error).__name__}")
-        refused.stage = stage
-        raise refused from error
 
 
 def _written(path: Path) -> int:

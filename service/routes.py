@@ -13,8 +13,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from service import metrics
 from service.drift_document import DriftDocument, document
 from service.errors import CODES, Problem
+from service.live import Live
 from service.manifest import NAME, BundleError, Manifest
-from service.registry import Live
 from service.schemas import FeatureInfo, Health, ModelDetail, ModelList, ModelSummary, Probe, Reloaded, problems
 
 if TYPE_CHECKING:

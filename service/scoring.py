@@ -18,8 +18,8 @@ from service import batching, tabular
 from service.batching import Answer, Batcher, Observed
 from service.errors import Problem
 from service.limits import ClientGoneError, Holding, Permits, Room, check_length, deadline, inflate, read_body, too_late
+from service.live import Live
 from service.metrics import STAGES
-from service.registry import Live
 from service.streams import BLOCK, Lines, Pieces, Stream
 from service.validation import query
 

@@ -20,7 +20,7 @@ from service.manifest import Feature, Manifest
 from service.metrics import Comparison, Metrics
 
 if TYPE_CHECKING:
-    from service.registry import Live
+    from service.live import Live
 
 GATHER_SECONDS = 0.05  # a run costs far more to begin than to go on, and nobody waits for this one
 RUN_ROWS = 512

@@ -1,4 +1,4 @@
-"""The shapes that the operators of a graph make, each by its rule, without running any. An operator without a rule is refused.
+"""What is known of a graph's tensors before it runs: their shapes, and the values that shapes are made of.
 
 Shapes that depend on the number of rows n are bounded from above: n may be added to, multiplied and divided, and nothing else.
 """
@@ -6,7 +6,7 @@ Shapes that depend on the number of rows n are bounded from above: n may be adde
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +30,15 @@ class Rows(int):
     """A size that depends on n, as it is for the largest n; only what keeps it an upper bound may be done with it."""
 
     def __add__(self, other: int) -> Rows:
-        return Rows(int(self) + int(_counted(other)))
+        return Rows(int(self) + int(counted(other)))
 
     def __mul__(self, other: int) -> Rows:
-        return Rows(int(self) * int(_counted(other)))
+        return Rows(int(self) * int(counted(other)))
 
     def __floordiv__(self, other: int) -> Rows:
         if isinstance(other, Rows):
             raise TypeError("n divided by n")
-        return Rows(int(self) // int(_counted(other)))
+        return Rows(int(self) // int(counted(other)))
 
     def __rfloordiv__(self, other: int) -> Rows:
         raise TypeError("divided by n: the fewer the more")
@@ -91,234 +91,29 @@ class Node:
         return int(self.attributes.get(name, {}).get("i", default))
 
 
-Rule = Callable[[Node, list[Tensor]], tuple[list[Tensor], int]]
-
-
-def _each(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    return [Tensor(_broadcast([given.shape for given in inputs]))], 0
-
-
-def _arithmetic(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    """Element by element, and worked out where shapes are made of the result."""
-    shape = _broadcast([given.shape for given in inputs])
-    parts = [given.numbers for given in inputs]
-    numbers = None
-    if math.prod(shape) <= FEW and all(part is not None for part in parts):
-        try:
-            numbers = np.asarray(ARITHMETIC[node.op](*parts), dtype=object)
-        except (TypeError, ZeroDivisionError):  # of n in a way that is no bound: the result is no shape then
-            numbers = None
-        if numbers is not None and not all(0 <= number < LARGE for number in numbers.flat):
-            numbers = None
-    return [Tensor(shape, None, numbers)], 0
-
-
-def _same(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    return [Tensor(inputs[0].shape, None, inputs[0].numbers)], 0
-
-
-def _cast(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    return [Tensor(inputs[0].shape, None, inputs[0].numbers if node.whole("to", 0) == INT64 else None)], 0
-
-
-def _constant(node: Node, _: list[Tensor]) -> tuple[list[Tensor], int]:
-    return [constant(node.attributes["value"]["t"])], 0
-
-
-def _shape(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    sizes = inputs[0].shape[node.whole("start", 0) : node.attributes.get("end", {}).get("i")]
-    return [Tensor((len(sizes),), None, np.array(sizes, dtype=object))], 0
-
-
-def _filled(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    return [Tensor(tuple(_counted(size) for size in _known(inputs[0])))], 0
-
-
-def _gather(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    data, places = inputs
-    axis = range(len(data.shape))[node.whole("axis", 0)]
-    numbers = None
-    if data.numbers is not None and places.numbers is not None:
-        numbers = np.asarray(
-            data.numbers.take(np.asarray(_fixed(places), dtype=np.int64).reshape(places.shape), axis), dtype=object
-        )
-    return [Tensor(data.shape[:axis] + places.shape + data.shape[axis + 1 :], None, numbers)], 0
-
-
-def _gather_elements(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    data, places = inputs
-    if len(data.shape) != len(places.shape):
-        raise GraphError("places of another rank")
-    return [Tensor(places.shape)], 0
-
-
-def _slice(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    data, starts, ends, *more = inputs
-    axes = _fixed(more[0]) if more else range(starts.cells)
-    steps = _fixed(more[1]) if len(more) > 1 else [1] * starts.cells
-    shape, cut = list(data.shape), [slice(None)] * len(data.shape)
-    for axis, start, end, step in zip(axes, _known(starts), _known(ends), steps, strict=True):
-        if not any(isinstance(size, Rows) for size in (shape[axis], start, end)):
-            cut[axis] = slice(start, end, step)
-            shape[axis] = len(range(*cut[axis].indices(shape[axis])))
-        elif data.numbers is not None:
-            raise GraphError("a part of a shape that depends on n")
-        elif end >= 0 and step > 0:
-            shape[axis] = Rows(min(shape[axis], end))  # at most; what is left when n is small is less
-    numbers = None if data.numbers is None else np.asarray(data.numbers[tuple(cut)], dtype=object)
-    return [Tensor(tuple(shape), None, numbers)], 0
-
-
-def _concat(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    first = inputs[0].shape
-    axis = range(len(first))[node.whole("axis", 0)]
-    if any(len(given.shape) != len(first) for given in inputs):
-        raise GraphError("inputs of another rank")
-    shape = tuple(
-        sum(sizes) if at == axis else _widest(sizes) for at, sizes in enumerate(zip(*(i.shape for i in inputs), strict=True))
-    )
-    parts = [given.numbers for given in inputs if given.numbers is not None]
-    few = len(parts) == len(inputs) and math.prod(shape) <= FEW
-    return [Tensor(shape, None, np.concatenate(parts, axis) if few else None)], 0
-
-
-def _unsqueeze(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    data, axes = inputs
-    rank = len(data.shape) + axes.cells
-    new, sizes = {range(rank)[axis] for axis in _fixed(axes)}, iter(data.shape)
-    shape = tuple(1 if axis in new else next(sizes) for axis in range(rank))
-    return [Tensor(shape, None, None if data.numbers is None else data.numbers.reshape(shape))], 0
-
-
-def _squeeze(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    data, axes = inputs
-    rank = len(data.shape)
-    gone = {range(rank)[axis] for axis in _fixed(axes)}
-    if any(data.shape[axis] != 1 for axis in gone):
-        raise GraphError("an axis that is not 1 cannot be left out")
-    return [Tensor(tuple(data.shape[axis] for axis in range(rank) if axis not in gone))], 0
-
-
-def _split(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    data, sizes = inputs
-    axis, parts = range(len(data.shape))[node.whole("axis", 0)], _fixed(sizes)
-    if isinstance(data.shape[axis], Rows) or min(parts) < 0 or sum(parts) != data.shape[axis] or len(parts) != node.outputs:
-        raise GraphError("parts that are not those of the whole")
-    return [Tensor((*data.shape[:axis], part, *data.shape[axis + 1 :])) for part in parts], 0
-
-
-def _transpose(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    shape = inputs[0].shape
-    order = node.attributes.get("perm", {}).get("ints", range(len(shape))[::-1])
-    if sorted(order) != list(range(len(shape))):
-        raise GraphError("an order that is none")
-    return [Tensor(tuple(shape[axis] for axis in order))], 0
-
-
-def _top(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    shape = list(inputs[0].shape)
-    (kept,) = _fixed(inputs[1])
-    shape[node.whole("axis", -1)] = _counted(kept)
-    return [Tensor(tuple(shape))] * 2, inputs[0].cells * 16
-
-
-def _largest(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    shape = inputs[0].shape
-    axis = range(len(shape))[node.whole("axis", 0)]
-    return [Tensor(shape[:axis] + (1,) * node.whole("keepdims", 1) + shape[axis + 1 :])], inputs[0].cells
-
-
-def _reduced(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    data, axes = inputs
-    gone = {range(len(data.shape))[axis] for axis in _fixed(axes)}
-    if not node.whole("keepdims", 1):
-        raise GraphError("axes that are not kept")
-    return [Tensor(tuple(1 if axis in gone else size for axis, size in enumerate(data.shape)))], data.cells
-
-
-def _reshape(_: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    """To rows of so many values: (n, W) to (n W / P, P)."""
-    data, sizes = inputs
-    rows, width = _fixed(sizes)
-    values = int(math.prod(data.shape[1:]))
-    if rows != -1 or not isinstance(data.shape[0], Rows) or not 1 <= width <= data.shape[0] * values:
-        raise GraphError("not to rows of so many values")
-    return [Tensor((data.shape[0] * values // width, width))], 0
-
-
-def _product(node: Node, inputs: list[Tensor]) -> tuple[list[Tensor], int]:
-    """MatMul and Gemm: of matrices, their constants finite."""
-    if any(given.constant is not None and not np.isfinite(given.constant).all() for given in inputs):
-        raise GraphError("a weight that is not finite")
-    a, b = (given.shape for given in inputs[:2])
-    if min(len(a), len(b)) < 2:
-        raise GraphError("not of matrices")
-    a = (*a[:-2], a[-1], a[-2]) if node.whole("transA", 0) else a
-    b = (*b[:-2], b[-1], b[-2]) if node.whole("transB", 0) else b
-    shape = (*_broadcast([a[:-2], b[:-2]]), a[-2], b[-1])
-    made = Tensor(_broadcast([shape, *(given.shape for given in inputs[2:])]))
-    return [made], made.cells * int(max(a[-1], b[-2]))
-
-
-ARITHMETIC: dict[str, Callable[..., Any]] = {
-    "Add": np.add,
-    "Mul": np.multiply,
-    "Sub": lambda a, b: np.subtract(*_without_rows(a, b)),
-    "Div": np.floor_divide,  # of numbers that are not negative, as all are here
-    "Min": lambda *parts: np.minimum.reduce(_without_rows(*parts)),
-}
-ELEMENT_BY_ELEMENT = (
-    *("Abs", "Atan", "Clip", "Equal", "Exp", "Greater", "IsNaN", "Less", "LessOrEqual", "Log", "Max"),
-    *("Neg", "Reciprocal", "Relu", "Sigmoid", "Sign", "Sqrt", "Tanh", "Where"),
-)
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(ARITHMETIC, _arithmetic),
-    **dict.fromkeys(ELEMENT_BY_ELEMENT, _each),
-    "ArgMax": _largest,
-    "ArgMin": _largest,
-    "Cast": _cast,
-    "Concat": _concat,
-    "Constant": _constant,
-    "ConstantOfShape": _filled,
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
-    "Gemm": _product,
-    "Identity": _same,
-    "MatMul": _product,
-    "ReduceMin": _reduced,
-    "Reshape": _reshape,
-    "Shape": _shape,
-    "Slice": _slice,
-    "Softmax": _same,
-    "Split": _split,
-    "Squeeze": _squeeze,
-    "TopK": _top,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
-}
-
-
-def _counted(number: int) -> int:
+def counted(number: int) -> int:
+    """A size; TypeError where it is negative."""
     if number < 0:
         raise TypeError("a negative size")
     return number
 
 
-def _widest(sizes: Sequence[int]) -> int:
+def widest(sizes: Sequence[int]) -> int:
     """The size of an axis that these are broadcast to; whether they can be, onnxruntime finds out."""
     if 0 in sizes:
         return 0
     return max(sizes)
 
 
-def _broadcast(shapes: Sequence[Shape]) -> Shape:
+def broadcast(shapes: Sequence[Shape]) -> Shape:
+    """The shape that all of these are broadcast to. Raises GraphError."""
     rank = max(map(len, shapes))
     if rank > MAX_RANK:
         raise GraphError("of too many dimensions")
-    return tuple(_widest(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in shapes), strict=True))
+    return tuple(widest(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in shapes), strict=True))
 
 
-def _known(given: Tensor) -> list[int]:
+def known(given: Tensor) -> list[int]:
     """The whole numbers of a tensor that a shape is made of."""
     if given.numbers is None or given.numbers.ndim > 1:
         raise GraphError("a shape that depends on the records")
@@ -326,12 +121,13 @@ def _known(given: Tensor) -> list[int]:
     return numbers
 
 
-def _fixed(given: Tensor) -> list[int]:
+def fixed(given: Tensor) -> list[int]:
     """Those of a tensor that may not depend on n."""
-    return [int(number) for number in _without_rows(np.asarray(_known(given), dtype=object))[0]]
+    return [int(number) for number in without_rows(np.asarray(known(given), dtype=object))[0]]
 
 
-def _without_rows(*parts: NDArray[np.object_]) -> tuple[NDArray[np.object_], ...]:
+def without_rows(*parts: NDArray[np.object_]) -> tuple[NDArray[np.object_], ...]:
+    """The same; TypeError where one of them depends on n."""
     if any(isinstance(number, Rows) for part in parts for number in np.asarray(part, dtype=object).reshape(-1)):
         raise TypeError("of n")
     return parts

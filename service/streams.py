@@ -18,7 +18,7 @@ from service import batching
 from service.batching import Answer, Observed
 from service.errors import FieldError, Problem
 from service.limits import INFLATE_STEP, ClientGoneError, Holding, body_too_large
-from service.registry import Live
+from service.live import Live
 from service.validation import Explain
 
 BLOCK = 512  # lines scored at a time: other requests wait for no more than these

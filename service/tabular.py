@@ -15,9 +15,9 @@ from service.batching import Answer, Observed
 from service.encoding import encode_arrow
 from service.errors import MAX_ERRORS, FieldError, Problem
 from service.limits import inflate
+from service.live import Live
 from service.manifest import Manifest
 from service.records import Batch
-from service.registry import Live
 from service.validation import query
 
 RESULTS = Schema(

@@ -89,7 +89,7 @@ def test_a_damaged_bundle_is_refused_and_the_old_one_serves_on(admin: Any, model
     check_problem(admin.post(f"/models/tiny/versions/{NEW}/score", json=BODY), 503, "not_ready")
 
 
-@pytest.mark.parametrize(("what", "stage"), [("service.registry.trial.attempt", "trial"), ("service.registry.Detector", "proof")])
+@pytest.mark.parametrize(("what", "stage"), [("service.live.trial.attempt", "trial"), ("service.live.Detector", "proof")])
 @pytest.mark.parametrize("error", [BundleError("it is none"), RuntimeError("it is none")])
 def test_a_refusal_is_counted_by_how_far_the_bundle_came(
     serve: Serve, models_dir: Path, monkeypatch: pytest.MonkeyPatch, what: str, stage: str, error: Exception
