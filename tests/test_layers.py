@@ -23,3 +23,10 @@ def test_the_service_loads_nothing_heavy():
 
 def test_only_one_file_of_the_service_knows_onnxruntime():
     assert [path.name for path in PRODUCT if "import onnxruntime" in path.read_text()] == ["session.py"]
+
+
+def test_a_refusal_of_training_does_not_wait_for_torch() -> None:
+    code = "import sys; from training.__main__ import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    for command in (["fit", "no.csv", "--model", "m"], ["evaluate", "no.csv", "--model", "m", "--label", "y", "--normal", "0"]):
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stdout.strip() == "2 False"

@@ -13,6 +13,7 @@ from service.graph import GraphError
 from service.manifest import BundleError, ScoreKind, check_name, current_version, list_models, read_bundle
 from service.settings import Settings, SettingsError
 from service.tables import TableError
+from training.errors import DeviceError, FitError, ParityError
 from training.options import KINDS, OptionError, Options, read
 from training.tracking import TrackingError, run
 
@@ -30,9 +31,6 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code is 0, 2 where arguments or data cannot be used, or 1 where training failed."""
     args = _parse(arguments)
-    from training.fit import DeviceError, FitError  # noqa: PLC0415  # torch takes two seconds to import: --help need not wait
-    from training.parity import ParityError  # noqa: PLC0415
-
     try:
         args.run(args)
     except (TableError, BundleError, DeviceError, SettingsError, OptionError, argparse.ArgumentTypeError) as error:
@@ -109,7 +107,6 @@ def _fit(args: argparse.Namespace) -> None:
     from training.compare import compare  # noqa: PLC0415
     from training.data import read_dataset  # noqa: PLC0415
     from training.progress import show  # noqa: PLC0415
-    from training.train import train  # noqa: PLC0415
 
     sign = None
     if options.sign_key:
@@ -118,6 +115,8 @@ def _fit(args: argparse.Namespace) -> None:
         sign = signer(options.sign_key)
     served = _served(options) if options.compare else None
     dataset = read_dataset(options.data, options.label, options.normal, options.drop, options.kinds)
+    from training.train import train  # noqa: PLC0415 - torch takes two seconds to import: who reads a refusal need not wait
+
     recording = run(options, config) if options.track else nullcontext()
     with recording as record:
         with show(config) as progress:

@@ -14,16 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.config import Config
+from training.errors import FitError
 from training.preprocessing import Preprocessing, Slots
+from training.progress import Progress
 from training.vae import VAE
-
-
-class DeviceError(Exception):
-    """The device that was asked for is not there."""
-
-
-class FitError(Exception):
-    """Training cannot go on; the text says what was seen and what to do."""
 
 
 @dataclass
@@ -34,9 +28,6 @@ class Curve:
     train: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
     best: int = 0  # the step whose weights were kept
-
-
-Progress = Callable[[int, float, int], None]  # net, share of its steps that are done, records seen since the last call
 
 
 class Kept(Protocol):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from service.detector import FIELDS, Detector, relative_gap
 from service.manifest import Bundle, Feature, Golden
 from service.session import Session
+from training.errors import ParityError
 from training.scorer import Answer, Scorer
 
 UNCLEAR = 1e-4  # of a squared distance
@@ -19,10 +20,6 @@ RTOL_SCORE = 5e-5  # of score and contributions: where normal records are very a
 RTOL_UNCLEAR = 1e-4  # of the score, where last bits choose the nearest records: what is promised between providers
 GOLDEN = 16  # records
 EDGE = np.finfo(np.float32).max
-
-
-class ParityError(Exception):
-    """The exported graph and the fitted modules disagree: a fault of the exporter or of onnxruntime."""
 
 
 def golden_records(session: Session, x: NDArray[np.float32], features: Sequence[Feature]) -> tuple[Golden, ...]:

@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from training import fit
 from training.config import Config
 
 EVERY = 5.0  # seconds between plain lines
+Progress = Callable[[int, float, int], None]  # net, share of its steps that are done, records seen since the last call
 
 
 @contextmanager
-def show(config: Config) -> Iterator[fit.Progress]:
+def show(config: Config) -> Iterator[Progress]:
     """Yields what fit_nets tells its progress to; writes to standard error."""
     console = Console(stderr=True)
     if console.is_terminal:
@@ -29,7 +30,7 @@ def show(config: Config) -> Iterator[fit.Progress]:
             TextColumn("at most"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console, transient=True) as bar:
+        with progress.Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=config.nets, rate=0.0)
 
             def draw(net: int, done: float, rate: float) -> None:

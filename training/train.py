@@ -22,11 +22,13 @@ from training.checkpoint import Checkpoints, key_of
 from training.compare import Judged
 from training.config import Config
 from training.data import Dataset, split
+from training.errors import DeviceError
 from training.export import export
-from training.fit import Curve, DeviceError, Progress, fit_nets
+from training.fit import Curve, fit_nets
 from training.metrics import auroc, average_precision
 from training.parity import golden_records, prove
 from training.preprocessing import Preprocessing
+from training.progress import Progress
 from training.publish import describe, publish, stage
 from training.reference import with_reference
 from training.report import report

@@ -14,7 +14,7 @@ from training.__main__ import main
 from training.checkpoint import PREFIX, Checkpoints, key_of
 from training.config import Config
 from training.data import Dataset
-from training.fit import FitError
+from training.errors import FitError
 
 from .conftest import TINY
 from .fits import fit, table
