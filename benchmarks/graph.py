@@ -22,7 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from service.manifest import current_version, read_bundle
+from service.bundle import current_version, read_bundle
 from service.session import NAMES, SLICE
 from service.subgraph import needed_by
 

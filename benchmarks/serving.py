@@ -38,7 +38,7 @@ import pyarrow.parquet as pq
 from beside import NAMES
 from numpy.typing import NDArray
 
-from service.manifest import Bundle, current_version, read_bundle
+from service.bundle import Bundle, current_version, read_bundle
 from service.session import Session
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parent.parent

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from service.manifest import Bundle, BundleError, current_version, list_models, list_versions, read_bundle
+from service.bundle import Bundle, current_version, list_models, list_versions, read_bundle
+from service.manifest import BundleError
 from service.settings import Settings, SettingsError, table
 
 USER_ERROR = 2

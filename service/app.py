@@ -1,13 +1,10 @@
-"""The application: what every request passes through, and the parts that it is made of."""
+"""The application: its endpoints, and what every request passes through."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 import re
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from logging import WARNING
@@ -20,25 +17,18 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from service import docs_page, log, memory, open_inference, open_inference_routes, page, routes
-from service.activity import Activity
-from service.auth import Keys
 from service.errors import Problem, from_status, internal_error
-from service.heads import Heads
 from service.limits import CLIENT_GONE, ClientGoneError
-from service.live import Live
-from service.metrics import Metrics, method_label
 from service.open_inference import Inference, infer_route
-from service.registry import Registry
+from service.parts import Parts
 from service.schemas import score_operation
 from service.scoring import ROUTES, Scoring
 from service.settings import Settings
 from service.watch import digest_for_ever
-from service.workers import Workers
 
 if TYPE_CHECKING:
-    from service.tracing import Trace, Tracing
+    from service.tracing import Tracing
 
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 DOCUMENTS = ("/docs", "/openapi.json")
 
 
@@ -47,11 +37,14 @@ def create_app(settings: Settings | None = None) -> Service:
     return Service(settings or Settings.read())
 
 
-class Service(FastAPI):
+class Service(FastAPI, Parts):
     """A FastAPI application in which POST /score goes straight to its endpoint."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(
+        log.configure(settings.log_format)
+        Parts.__init__(self, settings, start_tracing(settings))
+        FastAPI.__init__(
+            self,
             title="Tabular anomaly detection",
             version=product_version(),
             lifespan=_lifespan,
@@ -62,22 +55,8 @@ class Service(FastAPI):
             telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
             redirect_slashes=False,  # its Location would name whatever host the client named
         )
-        log.configure(settings.log_format)
-        self.settings = settings
-        self.keys = Keys(settings)
-        self.metrics = Metrics()
-        self.activity = Activity(self.metrics)
-        self.registry = Registry(settings, self.metrics)
-        self.workers = Workers.among(self.metrics)
         self.scoring = Scoring(self)
-        self.heads = Heads()
-        self.keys.changed = self.heads.forget
-        self.inference = Inference(self)
-        self.tracing = start_tracing(settings)
-        self.requests = log.RequestLog(settings.log_format, on=settings.log_requests)
-        self.started_at = time.monotonic()
-        self.draining = False
-        self._ids = map(f"{os.urandom(6).hex()}-%x".__mod__, itertools.count(1))
+        self.inference = Inference(self, self.scoring)
         for path in ROUTES:
             self.router.routes.append(Route(path, self.scoring, methods=["POST"], include_in_schema=False))
         for path in open_inference.ROUTES:
@@ -115,41 +94,6 @@ class Service(FastAPI):
             status = await self._send(problem, request_id, send)
         told = scope.get("live"), scope.get("scored"), trace
         self.count(route or "other", method, log.quoted(path), status, request_id, began, *told)
-
-    def request_id(self, headers: Mapping[bytes, bytes]) -> str:
-        """The caller's, if it sent a sane one, or a new one."""
-        sent = headers.get(b"x-request-id")
-        return next(self._ids) if sent is None or not REQUEST_ID.fullmatch(sent) else sent.decode()
-
-    def problem(self, error: Exception, request_id: str) -> Problem:
-        """What the client learns of an error, counted; of one that is no Problem, the log learns the class and place."""
-        if not isinstance(error, Problem):
-            log.fault(error, request_id)
-            error = internal_error()
-        error.__traceback__ = None  # else its frames, which hold it, keep the body in memory until a garbage collection
-        self.metrics.errors[error.code] += 1
-        return error
-
-    def count(
-        self,
-        route: str,
-        method: str,
-        path: str,
-        status: int,
-        request_id: str,
-        began: float,
-        live: Live | None = None,
-        scored: log.Scored | None = None,
-        trace: Trace | None = None,
-    ) -> None:
-        """Counts, traces and logs a request that has had its answer; `path` as log.quoted gives it, `live` if it came as far."""
-        self.metrics.requests[route, method_label(method), status] += 1
-        if live is not None:
-            live.counts.requests[status] += 1
-        seconds, trace_id = perf_counter() - began, None
-        if trace is not None and self.tracing is not None:
-            trace_id = self.tracing.end(trace, route, method, status, began, request_id, scored)
-        self.requests.write(request_id, method, path, status, seconds=seconds, scored=scored, trace_id=trace_id)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
         """Any other request, through FastAPI: its route, as the metrics name it, and the status of the answer."""

@@ -13,8 +13,8 @@ import numpy as np
 from arro3.core import Array, DataType, Field, RecordBatch, Schema
 from numpy.typing import NDArray
 
+from service.bundle import check_name, current_version, read_bundle
 from service.detector import Detector
-from service.manifest import check_name, current_version, read_bundle
 from service.output import STANDARD, check_output, write_table
 from service.session import Provider
 from service.tables import Batch, Table, TableError, open_table

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import calibration
-from service.manifest import Bundle, BundleError, Manifest
+from service.bundle import Bundle
+from service.manifest import BundleError, Manifest
 from service.session import Answers, Provider, Session
 
 Explain = Literal["flagged", "all", "none"]

@@ -22,7 +22,7 @@ from service.live import Live
 from service.scoring import JSON, ROUTES, server_timing
 
 if TYPE_CHECKING:
-    from service.app import Service
+    from service.parts import Parts
     from service.tracing import Trace
 
 OF_A_MODEL = re.compile(rb"/models/([A-Za-z0-9._-]+)/score")
@@ -44,8 +44,8 @@ class Exchange:
         "_deadline",
         "_live",
         "_parse",
+        "_parts",
         "_protocol",
-        "_service",
         "_trace",
         "body",
         "disconnected",
@@ -61,7 +61,7 @@ class Exchange:
     def __init__(
         self,
         protocol: Any,
-        service: Service,
+        parts: Parts,
         live: Live | None,
         head: Head,
         request_id: str,
@@ -73,7 +73,7 @@ class Exchange:
         self._began = self._arrived = began
         self._deadline = deadline
         self._parse = 0.0
-        self._protocol, self._service, self._live = protocol, service, live
+        self._protocol, self._parts, self._live = protocol, parts, live
         self.head, self.request_id, self._trace = head, request_id, trace
         self.body, self.keep_alive = b"", head.keep_alive
         self.disconnected = self.response_complete = False
@@ -90,7 +90,7 @@ class Exchange:
         if live is None:
             self._refuse()
             return
-        batcher = self._service.scoring.batcher
+        batcher = self._parts.batcher
         try:
             if self._deadline < self._arrived:
                 raise too_late()
@@ -115,7 +115,7 @@ class Exchange:
             server_timing(*spent),
         )
         self._send(200, head, answer.body)
-        self._service.scoring.observe(*spent)
+        self._parts.metrics.observe(*spent)
         if self._trace is not None:
             queued = self._arrived + self._parse
             self._trace.add((queued, spent[1]), (self._arrived, self._parse), (answer.began, answer.inference))
@@ -124,7 +124,7 @@ class Exchange:
 
     def set_exception(self, error: Exception) -> None:
         """Sends the problem that this is, or a 500."""
-        problem = self._service.problem(error, self.request_id)
+        problem = self._parts.problem(error, self.request_id)
         body = problem.body(self.request_id)
         self._send(problem.status, b"".join([b"%b: %b\r\n" % pair for pair in problem.head(body, self.request_id)]), body)
         self._count(problem.status)
@@ -134,7 +134,7 @@ class Exchange:
         request_id = self.request_id.encode()
         body = request_id.join(FULL_BODY)
         self._send(TOO_MANY.status, FULL_HEAD % (len(body), request_id), body)
-        self._service.metrics.errors[TOO_MANY.code] += 1
+        self._parts.metrics.errors[TOO_MANY.code] += 1
         self._count(TOO_MANY.status)
 
     def gone(self) -> None:
@@ -152,7 +152,7 @@ class Exchange:
 
     def _count(self, status: int, scored: tuple[str, str, int, int] | None = None) -> None:
         head = self.head
-        self._service.count(head.route, "POST", head.path, status, self.request_id, self._began, self._live, scored, self._trace)
+        self._parts.count(head.route, "POST", head.path, status, self.request_id, self._began, self._live, scored, self._trace)
 
 
 def read(protocol: Any) -> Head | None:
@@ -176,24 +176,24 @@ def read(protocol: Any) -> Head | None:
     return Head(headers, ROUTES[1], f'"{url.decode()}"', model[1].decode(), length, keep_alive)
 
 
-def begin(protocol: Any, service: Service, head: Head) -> Exchange | None:
+def begin(protocol: Any, parts: Parts, head: Head) -> Exchange | None:
     """The exchange for a request with this head, or None where it has to go through the application."""
     before = protocol.cycle
     if (
-        head.length > service.settings.inline_bytes
-        or service.draining
+        head.length > parts.settings.inline_bytes
+        or parts.draining
         or protocol.flow.write_paused
         or not (before is None or before.response_complete)
     ):
         return None
     began, headers = perf_counter(), head.headers
-    if service.scoring.batcher.is_full(head.length):
-        return Exchange(protocol, service, None, head, service.request_id(headers), began, NEVER, None)
+    if parts.batcher.is_full(head.length):
+        return Exchange(protocol, parts, None, head, parts.request_id(headers), began, NEVER, None)
     try:
-        service.keys.check_api(headers)
+        parts.keys.check_api(headers)
         until = deadline(headers, began)
-        live = service.registry.default() if head.model is None else service.registry.get(head.model)
+        live = parts.registry.default() if head.model is None else parts.registry.get(head.model)
     except Problem:
         return None
-    trace = None if service.tracing is None else service.tracing.begin(headers)
-    return Exchange(protocol, service, live, head, service.request_id(headers), began, until, trace)
+    trace = None if parts.tracing is None else parts.tracing.begin(headers)
+    return Exchange(protocol, parts, live, head, parts.request_id(headers), began, until, trace)

@@ -19,10 +19,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service import direct
-from service.app import Service
 from service.direct import Exchange
 from service.errors import Problem
 from service.limits import Room
+from service.parts import Parts
 
 SWEEP_SECONDS = 0.5
 LINGER_TURNS, LINGER_SECONDS = 5, 0.02  # of the event loop, each with its look at what has come, for what was sent before an end
@@ -40,7 +40,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Starts the clock: a silent connection is late, too."""
         super().connection_made(transport)
-        settings = cast(Service, self.app).settings
+        settings = cast(Parts, self.app).settings
         self._head_seconds, self._request_seconds = settings.head_seconds, settings.request_seconds
         self._since: float | None = self.loop.time()  # when the request that is arriving began; None between requests
         self._in_head = True
@@ -55,7 +55,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._default_lines, self._default_head = list[tuple[bytes, bytes]](), b""
         if self.server_state not in _sweeping:
             _sweeping.append(self.server_state)
-            self.loop.call_later(SWEEP_SECONDS, _sweep, self.loop, self.server_state, cast(Service, self.app).scoring.room)
+            self.loop.call_later(SWEEP_SECONDS, _sweep, self.loop, self.server_state, cast(Parts, self.app).room)
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, unless this connection has been refused and only waits for its end."""
@@ -78,13 +78,13 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._fed > MAX_HEAD_BYTES and not self._refused:
             self._refuse_head()
         if begins and self._since is None and type(self.cycle) is Exchange and self.cycle.let_in:
-            cast(Service, self.app).heads.keep(data, self.cycle.head)
+            cast(Parts, self.app).heads.keep(data, self.cycle.head)
 
     def _is_known(self, data: bytes) -> bool:
         """Answers a packet that is one whole request, if its head came before: the parser would make the same of it."""
-        service = cast(Service, self.app)
-        head = service.heads.find(data)
-        exchange = None if head is None else direct.begin(self, service, head)
+        parts = cast(Parts, self.app)
+        head = parts.heads.find(data)
+        exchange = None if head is None else direct.begin(self, parts, head)
         if head is None or exchange is None:
             return False
         self._since = self._idle = None
@@ -136,7 +136,7 @@ class LimitedProtocol(HttpToolsProtocol):
         exchange = None if head is None else direct.begin(self, self.app, head)
         if exchange is None:
             super().on_headers_complete()
-            if cast(Service, self.app).draining:
+            if cast(Parts, self.app).draining:
                 self.cycle.keep_alive = False
         else:
             self.cycle = self._running = exchange
@@ -200,7 +200,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The process ends: what still comes in on connections that are open is refused, what is under way finishes."""
-        cast(Service, self.app).draining = True
+        cast(Parts, self.app).draining = True
         if self._between_requests():
             self._part(LINGER_TURNS)
         else:
@@ -282,8 +282,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _count_refusal(self, problem: Problem, own: Any) -> str:
         """Counts and logs it as any other answer, here or where the request under way is; returns the id of the request."""
-        service = cast(Service, self.app)
-        service.metrics.errors[problem.code] += 1
+        parts = cast(Parts, self.app)
+        parts.metrics.errors[problem.code] += 1
         if type(own) is Exchange:
             own.refused = problem.status
             return own.request_id
@@ -292,7 +292,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return str(own.scope.get("request_id") or next(_ids))
         request_id = next(_ids)
         spent = 0.0 if self._since is None else self.loop.time() - self._since
-        service.count("other", "-", '"-"', problem.status, request_id, perf_counter() - spent)
+        parts.count("other", "-", '"-"', problem.status, request_id, perf_counter() - spent)
         return request_id
 
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from service import trial
 from service.answers import Writer
+from service.bundle import check_name, read_bundle
 from service.detector import Detector
 from service.latest import KEPT, Latest
-from service.manifest import BundleError, check_name, read_bundle
+from service.manifest import BundleError
 from service.metrics import ModelCounts
 from service.records import Reader
 from service.settings import Settings

@@ -106,6 +106,7 @@ class Metrics(Collector):
         self.reloads: Counter[tuple[str, str]] = Counter()  # (model, loaded or refused)
         self.refusals: Counter[tuple[str, str]] = Counter()  # (model, stage at which its bundle was refused)
         self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
+        self._observe = [histogram.observe for histogram in self.stages.values()]
         self.models: dict[tuple[str, str], ModelCounts] = {}  # by name and version, those loaded
         self.retired: OrderedDict[tuple[str, str], ModelCounts] = OrderedDict()  # those no longer loaded
         self.retained = 0  # how many of the latter stay in the text
@@ -119,6 +120,11 @@ class Metrics(Collector):
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)  # of the process: memory, CPU time, open files
+
+    def observe(self, *seconds: float) -> None:
+        """Counts the seconds that each of STAGES took of one request."""
+        for observe, spent in zip(self._observe, seconds, strict=True):
+            observe(spent)
 
     def counts(self, model: str, version: str) -> ModelCounts:
         """The counts of a version, from now on in the text; of one that was forgotten and is retained, they go on."""

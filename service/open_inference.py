@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 from starlette.types import Receive, Scope, Send
@@ -14,11 +13,9 @@ from service.batching import Answer, Observed
 from service.errors import Problem
 from service.limits import Holding, check_length, deadline, inflate, read_body
 from service.live import Live
-from service.scoring import JSON, Done, estimate_rows, is_gzip, part, server_timing, start
+from service.parts import Parts
+from service.scoring import JSON, Done, Scoring, estimate_rows, is_gzip, part, server_timing, start
 from service.tensors import write
-
-if TYPE_CHECKING:
-    from service.app import Service
 
 BINARY = b"application/octet-stream"
 HEADER_LENGTH = b"inference-header-content-length"
@@ -29,9 +26,10 @@ ROUTES = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer
 class Inference:
     """The endpoint of both routes. An ASGI application; errors leave it as Problem."""
 
-    def __init__(self, service: Service) -> None:
-        self._registry, self._keys, self._scoring = service.registry, service.keys, service.scoring
-        self._limit, self._max_records = service.settings.max_body_bytes, service.settings.max_records
+    def __init__(self, parts: Parts, scoring: Scoring) -> None:
+        self._parts, self._scoring = parts, scoring
+        self._registry, self._keys = parts.registry, parts.keys
+        self._limit, self._max_records = parts.settings.max_body_bytes, parts.settings.max_records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, in the thread that also scores the larger ones of /score."""
@@ -44,8 +42,8 @@ class Inference:
         check_length(headers, self._limit)
         until = deadline(headers, began)
         live = scope["live"] = await self._find(scope["path"])
-        self._scoring.permits.check()  # full: says so before the body is read
-        with Holding(self._scoring.room) as held:
+        self._parts.permits.check()  # full: says so before the body is read
+        with Holding(self._parts.room) as held:
             body = await read_body(await receive(), receive, self._limit, held)
             head, width = headers.get(HEADER_LENGTH), live.detector.manifest.width
             rows = estimate_rows(body, width, gzipped) if head is None else max(1, len(body) // (4 * width))
@@ -59,7 +57,7 @@ class Inference:
             started["headers"].append((HEADER_LENGTH, b"%d" % answer.head))
         await send(started)
         await send(part(answer.body, more=False))
-        self._scoring.observe(parse, queue, answer.inference, total)
+        self._parts.metrics.observe(parse, queue, answer.inference, total)
         scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
 
     async def _find(self, path: str) -> Live:

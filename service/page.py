@@ -62,7 +62,7 @@ async def needs_key_or_form(request: Request, service: App) -> None:
     headers = dict(request.scope["headers"])
     if headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower() == FORM:
         body = b""
-        with contextlib.suppress(ClientGoneError), Holding(service.scoring.room) as held:
+        with contextlib.suppress(ClientGoneError), Holding(service.room) as held:
             body = await read_body(await request.receive(), request.receive, MAX_FORM_BYTES, held)
         given = parse_qs(body.decode("latin-1")).get("key", [""])[0]
         headers[b"authorization"] = b"Bearer " + given.encode()

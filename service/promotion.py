@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.manifest import CURRENT, MANIFEST, BundleError, check_name, current_version, list_versions, read_bundle
+from service.bundle import check_name, current_version, list_versions, read_bundle
+from service.manifest import CURRENT, MANIFEST, BundleError
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL)  # what file systems without them answer
 

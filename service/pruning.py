@@ -9,7 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.manifest import BundleError, current_version, list_versions
+from service.bundle import current_version, list_versions
+from service.manifest import BundleError
 from service.promotion import before, locked, sync_folder
 
 PREFIX = ".pruned-"

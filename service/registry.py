@@ -14,20 +14,10 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from service import log, signature
+from service.bundle import check_name, current_version, list_models, list_versions, read_bundle
 from service.errors import Problem
 from service.live import Live, load
-from service.manifest import (
-    CURRENT,
-    MANIFEST,
-    NAME,
-    REPORT,
-    BundleError,
-    check_name,
-    current_version,
-    list_models,
-    list_versions,
-    read_bundle,
-)
+from service.manifest import CURRENT, MANIFEST, NAME, REPORT, BundleError
 from service.metrics import Metrics
 from service.settings import Settings
 from service.shadow import Shadow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import orjson
@@ -15,18 +15,16 @@ from service.drift_document import DriftDocument, document
 from service.errors import CODES, Problem
 from service.live import Live
 from service.manifest import NAME, BundleError, Manifest
+from service.parts import Parts
 from service.schemas import FeatureInfo, Health, ModelDetail, ModelList, ModelSummary, Probe, Reloaded, problems
-
-if TYPE_CHECKING:
-    from service.app import Service
 
 health = APIRouter(tags=["health"])
 models = APIRouter(tags=["models"])
 
 
-async def the_service(request: Request) -> Service:
-    """The application that this request came to."""
-    return cast("Service", request.app)
+async def the_service(request: Request) -> Parts:
+    """The parts of the application that this request came to."""
+    return cast(Parts, request.app)
 
 
 App = Annotated[Any, Depends(the_service)]
@@ -64,7 +62,7 @@ async def get_health(request: Request, service: App) -> Response:
         "gpu_lost": next((live.detector.gpu_lost for live in watched if live.detector.gpu_lost), None),
         "uptime_s": round(time.monotonic() - service.started_at, 3),
         "last_score_age_s": round(time.monotonic() - max(live.scored_at for live in watched), 3),
-        "queue_rows": service.scoring.permits.taken,
+        "queue_rows": service.permits.taken,
         "models": {live.name: live.version for live in service.registry},
         "refused": service.registry.refused_names(),
         "shadow": service.registry.shadow.document() if service.registry.shadow is not None else None,
@@ -100,7 +98,7 @@ def drift_warnings(lives: Iterable[Live]) -> list[str]:
     return told
 
 
-def why_unavailable(service: Service) -> str | None:
+def why_unavailable(service: Parts) -> str | None:
     """Why no request should be sent here, or None."""
     try:
         watched, _ = watched_models(service)
@@ -113,7 +111,7 @@ def why_unavailable(service: Service) -> str | None:
     return "The service is shutting down." if service.draining else None
 
 
-def watched_models(service: Service) -> tuple[list[Live], Live | None]:
+def watched_models(service: Parts) -> tuple[list[Live], Live | None]:
     """The models whose health is the service's: the default one; all, where there is none. Raises the Problem of having none."""
     try:
         default = service.registry.default()
@@ -195,7 +193,7 @@ async def reload_model(name: str, service: App) -> Reloaded:
     return Reloaded(name=live.name, version=live.version)
 
 
-def default_name(service: Service) -> str | None:
+def default_name(service: Parts) -> str | None:
     """The name of the default model, if there is one."""
     try:
         return service.registry.default().name

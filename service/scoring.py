@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.types import Message, Receive, Scope, Send
 
 from service import batching, tabular
-from service.batching import Answer, Batcher, Observed
+from service.batching import Answer, Observed
 from service.errors import Problem
-from service.limits import ClientGoneError, Holding, Permits, Room, check_length, deadline, inflate, read_body, too_late
+from service.limits import ClientGoneError, Holding, check_length, deadline, inflate, read_body, too_late
 from service.live import Live
-from service.metrics import STAGES
 from service.streams import BLOCK, Lines, Pieces, Stream
 from service.validation import query
 
 if TYPE_CHECKING:
-    from service.app import Service
+    from service.parts import Parts
     from service.tracing import Trace
 
 JSON = b"application/json"
@@ -38,17 +37,13 @@ ROUTES = ("/score", "/models/{name}/score", "/models/{name}/versions/{version}/s
 class Scoring:
     """The endpoint of all three routes. An ASGI application; errors leave it as Problem."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        settings = service.settings
+    def __init__(self, parts: Parts) -> None:
+        self._parts, settings = parts, parts.settings
         self._limit, self._inline, self._max_records = settings.max_body_bytes, settings.inline_bytes, settings.max_records
-        self._registry, self._keys, self._metrics = service.registry, service.keys, service.metrics
-        self.permits, self.room = Permits(settings.queue_rows), Room(max(settings.held_bytes, settings.max_body_bytes))
-        self._metrics.queue_rows = lambda: self.permits.taken
-        self._metrics.held_bytes = lambda: self.room.taken
-        self.batcher = Batcher()
+        self._registry, self._keys = parts.registry, parts.keys
+        self._permits, self._room, self._batcher = parts.permits, parts.room, parts.batcher
         self._background = ThreadPoolExecutor(1, "score")
-        self._observe = [service.metrics.stages[stage].observe for stage in STAGES]
+        self._observe = parts.metrics.observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -66,8 +61,8 @@ class Scoring:
         path = scope["path"]
         live = scope["live"] = self._registry.default() if path == "/score" else await self._find(path)
         if length > self._inline:
-            self.permits.check()  # full: says so before the body is read
-        with Holding(self.room) as held:
+            self._permits.check()  # full: says so before the body is read
+        with Holding(self._room) as held:
             if content_type == NDJSON:
                 pieces = Pieces(await receive(), receive, self._limit, held)
                 await self._stream(scope, pieces, send, live, gzipped, began, until)
@@ -77,7 +72,7 @@ class Scoring:
         extent = (b"content-length", b"%d" % len(answer.body))
         await send(start(content_type, extent, request_id, server_timing(parse, queue, answer.inference, total)))
         await send({"type": "http.response.body", "body": answer.body})
-        self.observe(parse, queue, answer.inference, total)
+        self._observe(parse, queue, answer.inference, total)
         scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
 
     async def _score(
@@ -97,21 +92,16 @@ class Scoring:
             rows = estimate_rows(body, live.detector.manifest.width, gzipped)
             return await self.in_background(live, rows, partial(self._work, live, body, gzipped), until, trace, receive)
         arrived = perf_counter()
-        cost = self.batcher.admit(len(body))
+        cost = self._batcher.admit(len(body))
         batch = live.reader.read(body)
         parse = perf_counter() - arrived
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.batcher.submit(live, batch, future, until, cost)
+        self._batcher.submit(live, batch, future, until, cost)
         answer = await future
         queue = answer.began - arrived - parse
         if trace is not None:
             trace.add((arrived + parse, queue), (arrived, parse), (answer.began, answer.inference))
         return answer, parse, queue
-
-    def observe(self, *seconds: float) -> None:
-        """Counts the seconds of parse, queue, inference and total."""
-        for observe, spent in zip(self._observe, seconds, strict=True):
-            observe(spent)
 
     async def _find(self, path: str) -> Live:
         parts = path.split("/")  # "", "models", name, "score", or with "versions", version in between
@@ -124,13 +114,13 @@ class Scoring:
         alpha, _, explain = query(scope["query_string"], ("alpha", "explain"))
         stream = Stream(live, Lines(self._limit, gzipped=gzipped), self._max_records, alpha, explain)
         request_id, started, exhausted, ended = scope["request_id"], False, True, False
-        records, anomalies, seconds, take = 0, 0, [0.0, 0.0, 0.0], self.permits.take
+        records, anomalies, seconds, take = 0, 0, [0.0, 0.0, 0.0], self._permits.take
         try:
             while not ended:
                 piece = await pieces.next() if exhausted else b""
                 last = pieces.given_out
                 take(BLOCK)
-                take, queued = self.permits.take_more, perf_counter()
+                take, queued = self._permits.take_more, perf_counter()
                 block = await self._run(BLOCK, partial(stream.work, piece, last=last), until)
                 exhausted = block.exhausted
                 ended = last and exhausted
@@ -155,13 +145,13 @@ class Scoring:
         except Exception as error:
             if not started:
                 raise
-            told = self._service.problem(error, request_id).body(request_id)
+            told = self._parts.problem(error, request_id).body(request_id)
             await send(part(b'{"error":%b}\n' % told, more=True))
             await pieces.drain()
             await send(part(b"", more=False))
         finally:
             pieces.close()
-        self.observe(*seconds, perf_counter() - began)
+        self._observe(*seconds, perf_counter() - began)
         scope["scored"] = (live.name, live.version, records, anomalies)
 
     async def in_background(
@@ -171,7 +161,7 @@ class Scoring:
 
         The body has been received: what comes next is that the client has gone. Work that has not begun by then never does.
         """
-        self.permits.take(rows)
+        self._permits.take(rows)
         queued = perf_counter()
         running, gone = self._run(rows, work, until), asyncio.ensure_future(has_gone(receive))
         try:
@@ -201,11 +191,11 @@ class Scoring:
         try:
             running = self._background.submit(in_time)
         except BaseException:
-            self.permits.give_back(rows)
+            self._permits.give_back(rows)
             raise
         loop = asyncio.get_running_loop()
         running.add_done_callback(lambda _: held.clear())
-        running.add_done_callback(lambda _: _call_on(loop, self.permits.give_back, rows))
+        running.add_done_callback(lambda _: _call_on(loop, self._permits.give_back, rows))
         return asyncio.wrap_future(running)
 
     def _work(self, live: Live, body: bytes, gzipped: bool) -> Done:

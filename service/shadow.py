@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from service import log
 from service.detector import Detector
 from service.manifest import Feature, Manifest
 from service.metrics import Comparison, Metrics
-
-if TYPE_CHECKING:
-    from service.live import Live
 
 GATHER_SECONDS = 0.05  # a run costs far more to begin than to go on, and nobody waits for this one
 RUN_ROWS = 512
@@ -50,6 +47,14 @@ class Beside:
 
 
 Waiting = tuple[Beside, NDArray[np.float32], NDArray[np.float64]]
+
+
+class Served(Protocol):
+    """What a shadow needs of the version that it goes beside."""
+
+    version: str
+    detector: Detector
+    shadow: Beside | None
 
 
 class Shadow:
@@ -86,14 +91,14 @@ class Shadow:
         log.event(logging.WARNING, "shadow refused", model=self.name, version=self.version, reason=reason)
         self.state, self.reason = "refused", "its bundle cannot be used; the log has the reason"
 
-    def take(self, detector: Detector, live: Live | None) -> None:
+    def take(self, detector: Detector, live: Served | None) -> None:
         """The bundle is loaded, and goes beside this served version from now on."""
         self._detector = detector
         self._thread = threading.Thread(target=self._work, name="shadow", daemon=True)
         self._thread.start()
         self.attach(live)
 
-    def attach(self, live: Live | None) -> None:
+    def attach(self, live: Served | None) -> None:
         """Goes beside this version of its model, which is served from now on."""
         if self._detector is None:
             return

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 
-from service.manifest import Bundle, BundleError, parse_manifest
+from service.bundle import Bundle
+from service.manifest import BundleError, parse_manifest
 
 SCORER = "scorer.onnx"
 MEMORY = 4 << 30  # bytes of address space beside the bundle: 2 GiB that a graph may hold by service/graph.py, and libraries

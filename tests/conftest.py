@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from service.manifest import Bundle, read_bundle
+from service.bundle import Bundle, read_bundle
 from tests.service import tiny_bundle
 from training import example
 

@@ -9,8 +9,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
+from service.bundle import check_name, current_version, list_models, read_bundle
 from service.graph import GraphError
-from service.manifest import BundleError, ScoreKind, check_name, current_version, list_models, read_bundle
+from service.manifest import BundleError, ScoreKind
 from service.settings import Settings, SettingsError
 from service.tables import TableError
 from training.errors import DeviceError, FitError, ParityError

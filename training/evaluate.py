@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from service.bundle import check_name, current_version, read_bundle
 from service.detector import Detector
-from service.manifest import check_name, current_version, read_bundle
 from service.session import Provider
 from training.data import read_for_evaluation
 from training.metrics import Estimate, auroc_estimate, average_precision_estimate, false_alarm_band, rate_estimate

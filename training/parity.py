@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.bundle import Bundle
 from service.detector import FIELDS, Detector, relative_gap
-from service.manifest import Bundle, Feature, Golden
+from service.manifest import Feature, Golden
 from service.session import Session
 from training.errors import ParityError
 from training.scorer import Answer, Scorer

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from service.manifest import MANIFEST, SIGNATURE, Bundle, BundleError, File, Manifest, check_name, list_versions, read_bundle
+from service.bundle import Bundle, check_name, list_versions, read_bundle
+from service.manifest import MANIFEST, SIGNATURE, BundleError, File, Manifest
 from service.promotion import set_current, sync_folder
 
 STALE_SECONDS = 3_600  # publishing takes a second: what is older was left behind by a killed process

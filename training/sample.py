@@ -17,7 +17,8 @@ from arro3.core import Array, DataType, RecordBatch, RecordBatchReader
 from arro3.io import write_csv, write_parquet
 from numpy.typing import NDArray
 
-from service.manifest import BundleError, Feature, Manifest, check_name, current_version, read_bundle
+from service.bundle import check_name, current_version, read_bundle
+from service.manifest import BundleError, Feature, Manifest
 from service.session import load
 from service.sources import TableError
 from training.elbo import LOGIT_LIMIT

@@ -12,9 +12,10 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from service.bundle import Bundle, check_name
 from service.calibration import p_values, threshold
 from service.graph import check
-from service.manifest import SCHEMA_VERSION, Bundle, Calibration, File, Manifest, check_name
+from service.manifest import SCHEMA_VERSION, Calibration, File, Manifest
 from service.session import SLICE, VERSION, Answers, Session
 from training.calibrate import build, pool_of, supported_alpha, without_themselves
 from training.card import Looked

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from service.bundle import read_bundle
 from service.detector import Detector
-from service.manifest import MANIFEST, BundleError, parse_manifest, read_bundle
+from service.manifest import MANIFEST, BundleError, parse_manifest
 
 ROOT = Path(__file__).parent.parent.parent
 BUNDLES = sorted(path.parent for folder in ("models/example", "tests/contract") for path in ROOT.glob(f"{folder}/**/{MANIFEST}"))

@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
+from service.bundle import read_bundle
 from service.detector import Detector
-from service.manifest import read_bundle
 from tests.torture.served import free_port
 from training import demo, example
 from training.data import read_for_evaluation

@@ -203,7 +203,7 @@ def test_other_encodings_are_a_415(service: Client, encoding: str) -> None:
 )
 def test_bad_gzip(service: Client, body: bytes, status: int, code: str) -> None:
     check_problem(service.post("/score", content=body, headers={"content-encoding": "gzip"}), status, code)
-    assert service.app.scoring.permits.taken == 0
+    assert service.app.permits.taken == 0
 
 
 def test_bodies_above_the_limit_are_a_413(serve: Serve) -> None:

@@ -103,7 +103,7 @@ def test_a_model_that_raises_is_told_to_whoever_waits_for_it(serve: Serve, monke
 
     async def ask() -> BaseException | None:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        batcher, body = client.app.scoring.batcher, b'{"records":[{"amount":1}]}'
+        batcher, body = client.app.batcher, b'{"records":[{"amount":1}]}'
         batcher.submit(live, live.reader.read(body), future, NEVER, batcher.admit(len(body)))
         await asyncio.wait([future])
         return future.exception()

@@ -9,8 +9,9 @@ from pyarrow import csv as arrow_csv
 
 from service import bulk
 from service.bulk import score_batch, score_file
+from service.bundle import read_bundle
 from service.detector import Detector
-from service.manifest import BundleError, read_bundle
+from service.manifest import BundleError
 from service.tables import TableError, open_table
 from tests.service import tiny_bundle
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.__main__ import main
-from service.manifest import current_version
+from service.bundle import current_version
 from tests.service.tiny_bundle import publish
 
 OLD, NEW = "20260101T000000Z-made01", "20260102T000000Z-made02"

@@ -110,7 +110,7 @@ def test_it_is_dropped_where_it_has_waited_too_long_for_the_thread(serve: Serve,
         first = asyncio.create_task(client.http.post("/score", json=LARGE))
         await until(lambda: read)
         late = asyncio.create_task(client.http.post("/score", json=LARGE, headers={HEADER: "1"}))
-        await until(lambda: client.app.scoring.permits.taken > 700)
+        await until(lambda: client.app.permits.taken > 700)
         began = perf_counter()
         await until(lambda: perf_counter() > began + 0.002)
         go.set()
@@ -120,7 +120,7 @@ def test_it_is_dropped_where_it_has_waited_too_long_for_the_thread(serve: Serve,
     assert first.status_code == 200
     check_too_late(late)
     assert len(read) == 1
-    assert client.app.scoring.permits.taken == 0
+    assert client.app.permits.taken == 0
 
 
 def test_a_late_one_costs_its_neighbours_of_the_same_turn_nothing(service: Client) -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from service.bundle import Bundle, read_bundle
 from service.detector import Detector
-from service.manifest import Bundle, BundleError, Golden, read_bundle
+from service.manifest import BundleError, Golden
 from tests.service.tiny_bundle import FEATURES
 
 

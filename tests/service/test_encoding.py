@@ -317,7 +317,7 @@ class TestOddities:
         assert Limits(features).oddities(x) == [odd for _, odd in rows]
 
     def test_of_a_manifest(self, tmp_path):
-        from service.manifest import read_bundle
+        from service.bundle import read_bundle
         from tests.service import tiny_bundle
 
         manifest = read_bundle(tiny_bundle.publish(tmp_path)).manifest

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from service import session
+from service.bundle import Bundle
 from service.detector import Detector
-from service.manifest import Bundle
 from service.session import CPU, CUDA
 from tests.service import gpu
 from tests.service.client import Client
@@ -109,7 +109,7 @@ import ctypes, sys
 import numpy as np
 from pathlib import Path
 from service.detector import Detector
-from service.manifest import read_bundle
+from service.bundle import read_bundle
 detector = Detector(read_bundle(Path(sys.argv[1])), "auto")
 x = np.zeros((1, detector.manifest.width), np.float32)
 before = float(detector.score(x).score[0])

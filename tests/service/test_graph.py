@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from service import graph, wire
+from service.bundle import Bundle
 from service.graph import GraphError, check
-from service.manifest import Bundle
 from service.session import SLICE, load
 from tests.service import tiny_bundle
 

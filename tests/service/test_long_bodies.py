@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from service import records
+from service.bundle import read_bundle
 from service.errors import Problem
-from service.manifest import read_bundle
 from service.records import BLOCK, LONG, Batch, Reader
 from tests.service.client import Client
 from tests.service.tiny_bundle import GOOD, NUMBERS, ODD, publish

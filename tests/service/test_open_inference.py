@@ -286,7 +286,7 @@ def test_whatever_is_sent_is_an_answer_or_a_problem(service: Client, member: str
     answer = service.post(INFER, content=head + tail, headers={LENGTH: str(len(head))})
     assert answer.status_code in {200, 400, 413, 422}, answer.text
     assert answer.status_code == 200 or answer.json()["error"]
-    assert service.app.scoring.permits.taken == 0
+    assert service.app.permits.taken == 0
 
 
 AMOUNT = tensor("amount", "FP32", [1], [1])
@@ -360,7 +360,7 @@ def test_a_bad_request_is_told_what_is_wrong(service: Client, body: Any, status:
     assert [error["loc"] for error in document.get("errors", [])] == locs
     assert document["error"].startswith(document["detail"])
     assert "s3cr3t" not in answer.text
-    assert service.app.scoring.permits.taken == 0
+    assert service.app.permits.taken == 0
 
 
 @pytest.mark.parametrize(
@@ -435,9 +435,9 @@ def test_limits_and_keys_are_those_of_score(serve: Serve) -> None:
     bomb = gzip.compress(b" " * 100_000)
     check_problem(client.post(INFER, content=bomb, headers={**key, "content-encoding": "gzip"}), 413, "body_too_large")
     check_problem(client.post(INFER, content=b" " * 2001, headers=key), 413, "body_too_large")
-    client.app.scoring.permits.take(1)
+    client.app.permits.take(1)
     check_problem(client.post(INFER, json=request, headers=key), 429, "queue_full")
-    client.app.scoring.permits.give_back(1)
+    client.app.permits.give_back(1)
     for path in ("/v2/models/tiny", f"/v2/models/tiny/versions/{VERSION}", f"/v2/models/tiny/versions/{VERSION}/ready"):
         assert "error" in check_problem(client.get(path), 401, "unauthorized")
         assert client.get(path, headers=key).status_code == 200

@@ -41,7 +41,7 @@ def test_a_full_queue_is_a_429_at_once(serve: Serve, monkeypatch: pytest.MonkeyP
 
     async def overload() -> None:
         first = asyncio.create_task(client.http.post("/score", json=LARGE))
-        await until(lambda: client.app.scoring.permits.taken)
+        await until(lambda: client.app.permits.taken)
         refused = await client.http.post("/score", json=LARGE)
         check_problem(refused, 429, "queue_full")
         assert refused.headers["retry-after"] == "1"
@@ -51,7 +51,7 @@ def test_a_full_queue_is_a_429_at_once(serve: Serve, monkeypatch: pytest.MonkeyP
         assert (await first).status_code == 200
 
     client.run(overload())
-    assert client.app.scoring.permits.taken == 0
+    assert client.app.permits.taken == 0
     assert client.post("/score", json=LARGE).status_code == 200
 
 
@@ -145,10 +145,10 @@ def test_a_client_that_goes_away_leaves_no_permit(serve: Serve, monkeypatch: pyt
 
     async def go_away() -> None:
         sending = asyncio.create_task(client.http.post("/score", json=LARGE))
-        await until(lambda: client.app.scoring.permits.taken or sending.done())
+        await until(lambda: client.app.permits.taken or sending.done())
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
-        await until(lambda: not client.app.scoring.permits.taken)
+        await until(lambda: not client.app.permits.taken)
 
     client.run(go_away())
 
@@ -162,7 +162,7 @@ def test_a_failing_model_leaves_no_permit(serve: Serve, monkeypatch: pytest.Monk
     with monkeypatch.context() as broken:
         broken.setattr(client.app.registry.default().detector, "score", fail)
         check_problem(client.post("/score", json=LARGE), 500, "internal_error")
-    assert client.app.scoring.permits.taken == 0
+    assert client.app.permits.taken == 0
     assert client.post("/score", json=LARGE).status_code == 200
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from service import promotion
 from service.__main__ import main
-from service.manifest import BundleError, current_version, list_versions, read_bundle
+from service.bundle import current_version, list_versions, read_bundle
+from service.manifest import BundleError
 from service.pruning import prune
 from tests.service.client import check_problem
 from tests.service.conftest import Serve

@@ -8,7 +8,8 @@ import pytest
 
 from service import promotion
 from service.__main__ import main
-from service.manifest import BundleError, current_version
+from service.bundle import current_version
+from service.manifest import BundleError
 from tests.service.client import check_problem, until
 from tests.service.conftest import Serve
 from tests.service.tiny_bundle import GOOD, NUMBERS, point, publish

@@ -130,7 +130,7 @@ def test_large_bodies_score_in_the_background_as_small_ones_do(service: Client) 
     assert len(json.dumps(many)) > service.app.settings.inline_bytes
     small, large = service.score({"records": [GOOD, ODD]})["results"], service.score(many)["results"]
     assert large == small * 400
-    assert service.app.scoring.permits.taken == 0
+    assert service.app.permits.taken == 0
 
 
 def test_gzip_bodies(service: Client) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.bundle import read_bundle
 from service.detector import Detector
 from service.encoding import encode
-from service.manifest import Feature, Manifest, read_bundle
+from service.manifest import Feature, Manifest
 from service.shadow import Alignment
 from tests.service.client import Client
 from tests.service.conftest import Serve

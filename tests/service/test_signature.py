@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service import signature
 from service.__main__ import main
-from service.manifest import MANIFEST, SIGNATURE, BundleError, read_bundle
+from service.bundle import read_bundle
+from service.manifest import MANIFEST, SIGNATURE, BundleError
 from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
@@ -156,7 +157,7 @@ def test_without_the_package_it_says_what_to_install(keys: tuple[Path, Path]) ->
 def test_the_package_is_loaded_only_where_a_key_is_given(bundle_dir: Path) -> None:
     code = (
         "import service.app, service.bulk, service.detector, sys\n"
-        "from service.manifest import read_bundle; from pathlib import Path\n"
+        "from service.bundle import read_bundle; from pathlib import Path\n"
         f"read_bundle(next(Path({str(bundle_dir / 'tiny')!r}).glob('2*'))); print('cryptography' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

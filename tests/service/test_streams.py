@@ -63,7 +63,7 @@ def test_many_lines_are_many_blocks_with_one_answer(service: Client) -> None:
     assert results(answer) == service.score({"records": made})["results"]
     assert answer.headers["connection"] == "close"
     assert {"x-request-id", "server-timing"} <= answer.headers.keys()
-    assert service.app.scoring.permits.taken == 0
+    assert service.app.permits.taken == 0
 
 
 def test_all_routes_take_streams(service: Client) -> None:
@@ -101,7 +101,7 @@ def test_blank_lines_and_a_missing_last_newline_do_not_matter(service: Client, b
 def test_a_bad_line_is_the_whole_answer_if_none_was_sent(service: Client, body: bytes, status: int, code: str, loc: str) -> None:
     document = check_problem(post(service, body), status, code)
     assert [error["loc"] for error in document["errors"]] == [loc]
-    assert service.app.scoring.permits.taken == 0
+    assert service.app.permits.taken == 0
 
 
 def test_a_bad_line_later_is_the_last_line(service: Client) -> None:
@@ -115,7 +115,7 @@ def test_a_bad_line_later_is_the_last_line(service: Client) -> None:
     assert problem["errors"] == [{"loc": "records[3000].amount", "message": "not a number"}]
     assert "s3cr3t" not in answer.text
     assert service.app.metrics.errors["invalid_records"] == before + 1
-    assert service.app.scoring.permits.taken == 0
+    assert service.app.permits.taken == 0
 
 
 def test_a_fault_of_ours_later_is_the_last_line_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_a_fault_of_ours_later_is_the_last_line_too(serve: Serve, monkeypatch: p
     answer = post(client, lines_of([GOOD] * 2000))
     assert results(answer)[-1]["error"]["code"] == "internal_error"
     assert "s3cr3t" not in answer.text
-    assert client.app.scoring.permits.taken == 0
+    assert client.app.permits.taken == 0
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_the_limits_are_those_of_json(serve: Serve) -> None:
     check_problem(post(client, in_pieces(b'{"country": "' + b"x" * 300_000, 10_000)), 413, "body_too_large")
     check_problem(post(client, gzip.compress(b" " * 200_001), **{"content-encoding": "gzip"}), 413, "body_too_large")
     check_problem(post(serve(max_records=5), b"{}\n" * 6), 413, "too_many_records")
-    assert client.app.scoring.permits.taken == 0
+    assert client.app.permits.taken == 0
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_bad_gzip_is_a_400(service: Client, body: bytes) -> None:
 
 def test_a_full_queue_is_a_429(serve: Serve) -> None:
     client = serve(queue_rows=1000)
-    client.app.scoring.permits.taken = 900
+    client.app.permits.taken = 900
     assert post(client, b"{}\n").headers["retry-after"] == "1"
     check_problem(post(client, b"{}\n"), 429, "queue_full")
 
@@ -247,7 +247,7 @@ def test_a_client_that_goes_away_ends_the_stream(serve: Serve) -> None:
 
     with suppress(AssertionError):  # httpx expects an answer
         post(client, broken())
-    client.run(until(lambda: client.app.scoring.permits.taken == 0))
+    client.run(until(lambda: client.app.permits.taken == 0))
 
 
 def test_columns_that_training_left_out_are_accepted(serve: Serve, tmp_path: Path) -> None:

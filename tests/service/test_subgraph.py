@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
+from service.bundle import read_bundle
 from service.graph import check
-from service.manifest import read_bundle
 from service.session import NAMES, SLICE, load
 from service.subgraph import needed_by
 

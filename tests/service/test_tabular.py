@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.bundle import read_bundle
 from service.errors import Problem
-from service.manifest import read_bundle
 from service.tabular import read
 from tests.service.client import Client, check_problem
 from tests.service.conftest import Serve
@@ -143,7 +143,7 @@ BROKEN = {
 def test_tables_that_do_not_fit_are_refused(service: Client, case: str) -> None:
     body, status, code = BROKEN[case]
     check_problem(post(service, body), status, code)
-    assert service.app.scoring.permits.taken == 0
+    assert service.app.permits.taken == 0
 
 
 def test_places_of_errors_are_those_in_the_whole_table(service: Client) -> None:

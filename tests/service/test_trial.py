@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from service import trial
-from service.manifest import Bundle, BundleError, File, read_bundle
+from service.bundle import Bundle, read_bundle
+from service.manifest import BundleError, File
 from tests.service.client import check_problem
 from tests.service.conftest import Serve
 from tests.service.tiny_bundle import GOOD, publish

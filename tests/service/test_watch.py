@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.manifest import Manifest, read_bundle
+from service.bundle import read_bundle
+from service.manifest import Manifest
 from service.watch import LEAST, RECENT_SECONDS, ROWS, Watch
 from tests.service.client import Client
 from tests.service.conftest import Serve

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from service.manifest import CURRENT, MANIFEST, current_version, read_bundle
+from service.bundle import current_version, read_bundle
+from service.manifest import CURRENT, MANIFEST
 from service.settings import Settings
 from tests.service.client import Client
 from tests.torture.hostile import KINDS, Make, garble

@@ -22,7 +22,8 @@ import torch
 
 import training.config
 import training.train
-from service.manifest import CURRENT, Bundle, BundleError, current_version, list_versions, read_bundle
+from service.bundle import Bundle, current_version, list_versions, read_bundle
+from service.manifest import CURRENT, BundleError
 from tests.torture.runs import Outcome
 from training import example
 from training.__main__ import main

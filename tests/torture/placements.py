@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.manifest import current_version
+from service.bundle import current_version
 from tests.torture.probed import MODELS
 from tests.torture.raw import Answer, post
 from training import example

@@ -19,7 +19,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from service.manifest import BundleError, current_version, list_versions, read_bundle
+from service.bundle import current_version, list_versions, read_bundle
+from service.manifest import BundleError
 from service.promotion import promote
 from service.pruning import prune
 from tests.torture.runs import Outcome, torture

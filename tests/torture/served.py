@@ -18,7 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from service.manifest import CURRENT, current_version
+from service.bundle import current_version
+from service.manifest import CURRENT
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "models" / "example"

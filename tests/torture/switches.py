@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from service import promotion
-from service.manifest import current_version, list_versions
+from service.bundle import current_version, list_versions
 from tests.service.tiny_bundle import GOOD, publish
 from tests.torture.load import Load
 from tests.torture.overload import request

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from service.manifest import list_versions, read_bundle
+from service.bundle import list_versions, read_bundle
 from service.signature import check
 from tests.service.test_signature import make_keys
 from training import train as story

@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from service.bundle import current_version, list_versions, read_bundle
 from service.detector import Detector
-from service.manifest import Feature, current_version, list_versions, read_bundle
+from service.manifest import Feature
 from service.sources import TableError
 from training.compare import compare
 from training.config import Config

@@ -7,8 +7,9 @@ import json
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from service.bundle import current_version, read_bundle
 from service.detector import Detector
-from service.manifest import BundleError, current_version, read_bundle
+from service.manifest import BundleError
 from service.sources import TableError
 from training.data import read_for_evaluation
 from training.evaluate import evaluate

@@ -7,7 +7,8 @@ import onnx
 import pytest
 import torch
 
-from service.manifest import Feature, read_bundle
+from service.bundle import read_bundle
+from service.manifest import Feature
 from service.session import Session
 from training import train as story
 from training.calibrate import build

@@ -8,7 +8,7 @@ from typing import get_type_hints
 
 import pytest
 
-from service.manifest import current_version, read_bundle
+from service.bundle import current_version, read_bundle
 from training.config import Config
 from training.options import LEAST, MOST, SHARES, OptionError, Options, read
 

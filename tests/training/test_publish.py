@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from service.manifest import CURRENT, current_version, list_versions, read_bundle
+from service.bundle import current_version, list_versions, read_bundle
+from service.manifest import CURRENT
 from training.publish import publish, stage
 
 

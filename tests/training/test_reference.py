@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from service.manifest import Bundle, Feature
+from service.bundle import Bundle
+from service.manifest import Feature
 from training.data import read_dataset
 from training.example import LABEL, NORMAL
 from training.reference import CELLS, deciles, reference, with_reference

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from service.manifest import FILES, MANIFEST, current_version, read_bundle
+from service.bundle import current_version, read_bundle
+from service.manifest import FILES, MANIFEST
 from training import tracking
 from training.config import Config
 from training.options import OptionError, Options

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from service.manifest import list_versions, read_bundle
+from service.bundle import list_versions, read_bundle
 from training import example
 from training.__main__ import main
 from training.metrics import false_alarm_band

@@ -1,0 +1,100 @@
+"""The folder of the bundles: which there are, which is served, and reading one so that what is used is what was verified."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service import signature
+from service.manifest import CURRENT, FILES, MANIFEST, NAME, SIGNATURE, VERSION, BundleError, Manifest, parse_manifest
+
+MAX_MANIFEST_BYTES = 64 << 20
+MAX_SIGNATURE_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle in memory: what is used is exactly what was hashed."""
+
+    version: str
+    manifest: Manifest
+    files: dict[str, bytes]
+    signature: bytes | None = None  # the content of manifest.sig
+
+
+def check_name(name: str, what: str = "model name") -> str:
+    """The name itself, if it is safe as a folder's name; else BundleError."""
+    if not NAME.fullmatch(name):
+        raise BundleError(f"{what}: use letters, digits, '.', '_' and '-', at most 100, beginning with a letter or digit")
+    return name
+
+
+def current_version(models_dir: Path, name: str) -> str:
+    """The version that models_dir/name/CURRENT names; BundleError if there is none."""
+    path = models_dir / check_name(name) / CURRENT
+    try:
+        version = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"no model '{name}' is published in {models_dir}: {path} cannot be read; publish one with "
+            f"'python -m training fit DATA --model {name}'"
+        ) from error
+    return check_name(version, f"the version in {path}")
+
+
+def list_versions(models_dir: Path, name: str) -> list[str]:
+    """The published versions of a model, oldest first (their names begin with the time)."""
+    folder = models_dir / check_name(name)
+    return sorted(path.name for path in folder.glob("*") if NAME.fullmatch(path.name) and (path / MANIFEST).is_file())
+
+
+def list_models(models_dir: Path) -> list[str]:
+    """The names of the models with a CURRENT in this folder."""
+    return sorted(path.parent.name for path in models_dir.glob(f"*/{CURRENT}") if NAME.fullmatch(path.parent.name))
+
+
+def read_bundle(folder: Path, only: Sequence[str] = FILES, trusted: Sequence[Path] = ()) -> Bundle:
+    """Reads and verifies a bundle: each file once, its size and SHA-256 against the manifest, and where there are trusted keys
+    (PEM files), the manifest against its signature. Raises BundleError.
+    """
+    content = _read(folder / MANIFEST, MAX_MANIFEST_BYTES)
+    signed = _read(folder / SIGNATURE, MAX_SIGNATURE_BYTES) if os.path.lexists(folder / SIGNATURE) else None
+    try:
+        if trusted:
+            signature.check(content, signed, trusted)
+        named = VERSION.fullmatch(folder.name)
+        if named and not hashlib.sha256(content).hexdigest().startswith(named[1]):
+            raise BundleError(f"{MANIFEST} is not the one that the version is named after; copy or publish the bundle again")
+        manifest = parse_manifest(content)
+    except BundleError as error:
+        raise BundleError(f"{folder}: {error}") from error
+    files = {}
+    for name in only:
+        expected = manifest.files[name]
+        content = _read(folder / name, expected.bytes)
+        if len(content) != expected.bytes or hashlib.sha256(content).hexdigest() != expected.sha256:
+            raise BundleError(f"{folder / name}: not the bytes that the manifest names; copy or publish the bundle again")
+        files[name] = content
+    return Bundle(folder.name, manifest, files, signed)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """At most limit + 1 bytes of a regular file, no link or pipe: a longer one shows, and does no harm."""
+    try:
+        with open(path, "rb", opener=_open_itself) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BundleError(f"{path} is no regular file; copy or publish the bundle again")
+            return file.read(limit + 1)
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing; copy or publish the bundle again") from None
+    except OSError as error:
+        what = "is a link" if path.is_symlink() else f"cannot be read: {error.strerror}"
+        raise BundleError(f"{path} {what}; copy or publish the bundle again") from error
+
+
+def _open_itself(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
