@@ -65,7 +65,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
     ) -> None:
         """`more`: further members of the problem, such as the smallest supported alpha."""
         super().__init__(detail)
-        self.code, self.detail, self.errors = code, detail, errors
+        self.code, self.detail, self.errors = code, printable(detail), errors
         self.status, self.title = CODES[code]
         self.headers = dict(headers or {})
         self.more = more
@@ -82,7 +82,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
                 "request_id": request_id,
                 **self.more,
                 **(
-                    {"errors": [{"loc": _printable(e.loc), "message": e.message} for e in self.errors[:MAX_ERRORS]]}
+                    {"errors": [{"loc": printable(e.loc), "message": e.message} for e in self.errors[:MAX_ERRORS]]}
                     if self.errors
                     else {}
                 ),
@@ -91,7 +91,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
 
     def line(self) -> str:
         """All of it that is for people, with the first places of what is wrong: for clients that show nothing else."""
-        places = "; ".join(f"{_printable(error.loc)}: {error.message}" for error in self.errors[:_IN_LINE])
+        places = "; ".join(f"{printable(error.loc)}: {error.message}" for error in self.errors[:_IN_LINE])
         return f"{self.detail} {places}" if places else self.detail
 
     def head(self, body: bytes, request_id: str) -> list[tuple[bytes, bytes]]:
@@ -116,6 +116,6 @@ def internal_error() -> Problem:
     return Problem("internal_error", "The service failed on this request; its log has the cause under this request_id.")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A lone surrogate, which JSON can escape and UTF-8 cannot hold, becomes a question mark."""
     return text.encode("utf-8", "replace").decode()

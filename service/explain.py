@@ -15,6 +15,7 @@ from service.detector import Scores
 from service.encoding import decode
 from service.manifest import Feature, Manifest
 from service.records import Batch
+from service.structs import ABSENT
 
 NOTHING = b"null"
 BLOCK = 512  # records
@@ -80,4 +81,4 @@ def _values(feature: Feature, values: Sequence[Any]) -> list[bytes]:
             return orjson.dumps(values)[1:-1].split(b",")
         return [orjson.dumps(value) for value in values]
     except TypeError:  # an integer beyond 64 bits, or a text with half a character: orjson has no way to write them
-        return [json.dumps(value).encode() for value in values]
+        return [json.dumps(None if value is ABSENT else value).encode() for value in values]

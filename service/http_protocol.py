@@ -18,7 +18,7 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service import direct
+from service import direct, log
 from service.direct import Exchange
 from service.errors import Problem
 from service.limits import Room
@@ -65,6 +65,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if begins and self._is_known(data):
             return
         if self._since is None:
+            if not data.strip(b"\r\n"):
+                return  # some clients end a body with an empty line: no request has begun
             self._since, self._idle = self.loop.time(), None
         self._fed += len(data)
         self._unset_keepalive_if_required()
@@ -72,6 +74,9 @@ class LimitedProtocol(HttpToolsProtocol):
         try:
             while rest is not None:
                 rest = self._feed(rest)
+        except httptools.HttpParserCallbackError as error:  # a fault of ours, not of the request
+            log.fault(error.__context__ or error, "-")
+            self.transport.abort()
         except httptools.HttpParserError:
             if not self._refused:
                 self._refuse(Problem("invalid_http", "Invalid HTTP request received."))
@@ -140,7 +145,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
         else:
             self.cycle = self._running = exchange
-        self.headers, self._in_head = _NOWHERE, False
+        self.headers, self._in_head, self._idle = _NOWHERE, False, None
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""

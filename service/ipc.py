@@ -219,11 +219,11 @@ def _batch(header: _Table, columns: list[_Column], data: memoryview, limit: int,
             continue
         _buffer(buffers, data, (n + 7) // 8 if nulls else 0)
         if column.kind in (UTF8, LARGE_UTF8):
-            offsets = _buffer(buffers, data, (n + 1) * column.bits // 8 if n else 0)
+            offsets = _buffer(buffers, data, (n + 1) * column.bits // 8 if n else 0, column.bits // 8)
             _buffer(buffers, data, 0)
             _check_texts(np.diff(np.frombuffer(offsets, f"<i{column.bits // 8}")), limit, longest)
         else:
-            values = _buffer(buffers, data, (n * column.bits + 7) // 8)
+            values = _buffer(buffers, data, (n * column.bits + 7) // 8, max(1, column.bits // 8))
         if column.kind == UTF8_VIEW:
             _check_texts(np.frombuffer(values, "<u4")[::4], limit, longest)
             if not views:
@@ -238,10 +238,10 @@ def _batch(header: _Table, columns: list[_Column], data: memoryview, limit: int,
     return rows
 
 
-def _buffer(buffers: Iterator[tuple[int, int]], data: memoryview, needed: int) -> memoryview:
-    """What is needed of the next buffer."""
+def _buffer(buffers: Iterator[tuple[int, int]], data: memoryview, needed: int, unit: int = 1) -> memoryview:
+    """What is needed of the next buffer, made of whole units of so many bytes: where it is not, arro3 ends the process."""
     at, size = next(buffers, (-1, 0))
-    if at < 0 or size < needed or at + size > len(data):
+    if at < 0 or size < needed or size % unit or at + size > len(data):
         raise BrokenError
     return data[at : at + needed]
 

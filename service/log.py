@@ -153,10 +153,10 @@ class Lines(logging.Formatter):
 
 
 def configure(log_format: LogFormat) -> None:
-    """Sends the events of the service, of uvicorn and of OpenTelemetry to standard error in this format."""
+    """Sends the events of the service, of uvicorn, of asyncio and of OpenTelemetry to standard error in this format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(log_format))
-    for name in ("service", "uvicorn", "opentelemetry"):
+    for name in ("service", "uvicorn", "asyncio", "opentelemetry"):
         there = logging.getLogger(name)
         there.handlers, there.propagate = [handler], False
         there.setLevel(logging.INFO)

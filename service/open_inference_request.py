@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from service.arrow import Floats
 from service.detector import Scores
 from service.encoding import OVERFLOW, encode_checked, encode_numbers
-from service.errors import MAX_ERRORS, FieldError, Problem
+from service.errors import MAX_ERRORS, FieldError, Problem, printable
 from service.manifest import Feature, Manifest
 from service.records import FLOAT32_MAX, Batch
 from service.tensors import DATATYPES, Output, from_bytes, from_json
@@ -68,8 +68,8 @@ def read(manifest: Manifest, content: bytes, header_length: bytes | None, max_re
     _check_members(request, "the request", "", errors)
     parameters = _object(request, "parameters", "its parameters", "parameters", errors)
     alpha, fdr = read_rate(parameters, "alpha", errors), read_rate(parameters, "fdr", errors)
-    if not isinstance(request.get("id"), str | None):
-        errors.append(FieldError("id", "must be a text"))
+    if request.get("id") is not None and not _is_text(request["id"]):
+        errors.append(FieldError("id", "must be a text, of whole characters"))
     outputs = _outputs(request, parameters, errors)
     inputs = _inputs(request, errors)
     if errors:
@@ -247,6 +247,11 @@ def _object(owner: dict[str, Any], name: str, kind: str, loc: str, errors: list[
         return {}
     _check_members(value, kind, f"{loc}.", errors)
     return value
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text that UTF-8 can hold: JSON can escape half a character."""
+    return isinstance(value, str) and printable(value) == value
 
 
 def _check_members(given: dict[str, Any], kind: str, loc: str, errors: list[FieldError]) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 import threading
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from service import log
 from service.graph import GraphError, check
 from service.manifest import BundleError
 from service.subgraph import needed_by
+
+# Its official builds report their use to their maker over the network, and keep an id of the device in the home folder.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
 
 Provider = Literal["auto", "cuda", "cpu"]
 SLICE = 512  # rows a run: memory does not grow with the request, and a slice stays in the cache

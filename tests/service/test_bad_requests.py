@@ -35,6 +35,7 @@ NOT_JSON = {
     "a trailing comma": (b'{"records": [{"amount": 1,}]}', "invalid_json"),
     "a key twice in a record": (b'{"records": [{"amount": 1, "amount": 1}]}', "duplicate_key"),
     "a key twice, once escaped": (b'{"records": [{"amount": 1, "\\u0061mount": 1}]}', "duplicate_key"),
+    "a key twice, of half a character": (b'{"records": [{"\\ud800": 1, "\\ud800": 2}]}', "duplicate_key"),
     "a key twice, another left out": (b'{"records": [{"amount": 1, "amount": 2, "count": 1, "level": 10}]}', "duplicate_key"),
     "a key twice beside texts with colons": (
         b'{"records": [{"at": "2026-01-01T10:00:00", "country": "a:b", "country": "c:d"}]}',

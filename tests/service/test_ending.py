@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -18,7 +19,10 @@ import uvicorn
 from service.app import create_app
 from service.http_protocol import LimitedProtocol
 from service.settings import Settings
+from tests.service.test_direct import request
 from tests.service.test_http_protocol import DEADLINE, WHOLE, read_answer, serving
+from tests.service.test_workers import wait_for
+from tests.service.tiny_bundle import GOOD
 
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -117,10 +121,9 @@ def test_an_idle_connection_is_closed_only_at_a_second_look(server: uvicorn.Serv
             assert read_answer(connection)[0] == 200
 
         def look(later: float) -> None:
-            for protocol in list(server.server_state.connections):
-                if isinstance(protocol, LimitedProtocol):
-                    protocol.timeout_keep_alive_handler() if sent is HEALTH and later else None
-                    protocol.loop.call_soon_threadsafe(protocol.check_time, protocol.loop.time() + later)
+            for protocol in connections(server):
+                protocol.timeout_keep_alive_handler() if sent is HEALTH and later else None
+                protocol.loop.call_soon_threadsafe(protocol.check_time, protocol.loop.time() + later)
 
         ask()
         look(6.0)
@@ -128,3 +131,34 @@ def test_an_idle_connection_is_closed_only_at_a_second_look(server: uvicorn.Serv
         look(6.0)
         look(6.5)
         assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("split", [None, 20])
+def test_a_connection_is_not_idle_while_it_is_answered(server: uvicorn.Server, split: int | None) -> None:
+    """Neither where the request before was refused in the same packet, nor where its end brought the beginning of this one."""
+    lines = b"".join(json.dumps(GOOD).encode() + b"\n" for _ in range(5000))
+    head = b"POST /score?explain=all HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n"
+    before = WHOLE if split else request(b"{bad")
+    sent = head % len(lines) + lines
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        connection.settimeout(DEADLINE)
+        connection.connect(server.servers[0].sockets[0].getsockname())
+        connection.sendall(before + sent[:split])
+        if split:
+            read_answer(connection)
+            connection.sendall(sent[split:])
+        wait_for(lambda: any(p._since is None and p.cycle and not p.cycle.response_complete for p in connections(server)))
+        for later in (60.0, 61.0):
+            for protocol in connections(server):
+                protocol.loop.call_soon_threadsafe(protocol.check_time, protocol.loop.time() + later)
+        text = b""
+        while not text.endswith(b"\r\n0\r\n\r\n"):
+            text += (part := connection.recv(1 << 16))
+            assert part, "cut off"
+        assert text.count(b'{"score":') == 5000
+
+
+def connections(server: uvicorn.Server) -> list[LimitedProtocol]:
+    """Those that are open."""
+    return [protocol for protocol in list(server.server_state.connections) if isinstance(protocol, LimitedProtocol)]

@@ -363,6 +363,14 @@ def test_a_bad_request_is_told_what_is_wrong(service: Client, body: Any, status:
     assert service.app.permits.taken == 0
 
 
+def test_an_id_of_half_a_character_is_refused(service: Client) -> None:
+    """It could not be told back."""
+    document = check_problem(
+        service.post(INFER, content=json.dumps({"inputs": [AMOUNT], "id": "\ud800"})), 422, "invalid_request"
+    )
+    assert [error["loc"] for error in document["errors"]] == ["id"]
+
+
 @pytest.mark.parametrize(
     ("column", "value", "name"),
     [

@@ -1,5 +1,9 @@
 """Providers: only what the loaded session says counts."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -75,3 +79,11 @@ def test_nothing_in_the_graph_falls_back_to_the_cpu(bundle, tmp_path):
     nodes = [event["args"] for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
     there = {(node["op_name"], node["provider"]) for node in nodes}
     assert {provider for op, provider in there if not op.startswith("Memcpy")} == {CUDA}, there
+
+
+def test_onnxruntime_reports_to_nobody(tmp_path, bundle_dir):
+    """Its own telemetry would keep an id of the device in the home folder, and look its maker up."""
+    words = [sys.executable, "-m", "service", "inspect", "tiny", "--models-dir", str(bundle_dir)]
+    environment = {**os.environ, "HOME": str(tmp_path), "ORT_DISABLE_TELEMETRY": "0"}
+    subprocess.run(words, env=environment, check=True, capture_output=True)
+    assert list(tmp_path.rglob("*")) == []

@@ -90,6 +90,7 @@ def test_blank_lines_and_a_missing_last_newline_do_not_matter(service: Client, b
         (b"{},{}\n", 400, "invalid_json", "records[0]"),
         (b'{}],"alpha":0.5,"records":[{}\n', 400, "invalid_json", "records[0]"),
         (b'{}\n{"amount": 1, "amount": 1}\n', 400, "duplicate_key", "records[1]"),
+        (b'{}\n{"\\ud800": 1, "\\ud800": 1}\n', 400, "duplicate_key", "records[1]"),
         (b'{"amount": NaN}\n', 400, "invalid_json", "records[0]"),
         (b'{"amount": 1e39}\n', 422, "invalid_records", "records[0].amount"),
         (b'\xef\xbb\xbf{"amount": 1}\n', 400, "invalid_json", "records[0]"),

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -164,19 +165,31 @@ def test_no_broken_stream_ends_the_process(bundle_dir: Path) -> None:
     views = pa.array(["de", None, "fr", "at", "a text longer than twelve"], pa.string_view())
     dictionary = pa.array(["de", None, "fr", "at", "de"]).dictionary_encode()
     bodies = [stream(pa.table({**columns, "country": country}), 3) for country in (views, dictionary)]
+    texts = [pa.array(["de", "fr", "at"], kind) for kind in (pa.string(), pa.large_string(), pa.string_view())]
+    few = [stream(pa.table({"country": country})) for country in (*texts, dictionary)]
+    cases = [damaged(bodies, random.Random(seed)) for seed in range(4000)]
+    cases += [body for given in [*bodies, *few] for body in with_other_lengths(given)]
     child = os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         code = 0
-        for seed in range(4000):
+        for body in cases:
             try:
-                read(manifest, damaged(bodies, random.Random(seed)), 100, 1 << 20)
+                read(manifest, body, 100, 1 << 20)
             except Problem:
                 pass
             except BaseException:  # noqa: BLE001 - panics are no Exceptions
                 code = 1
         os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def with_other_lengths(body: bytes) -> Iterator[bytes]:
+    """The stream with each number that may be the length of a buffer one more, which is no whole number of values."""
+    for place in range(0, len(body) - 8, 8):
+        number = int.from_bytes(body[place : place + 8], "little", signed=True)
+        if 0 < number < 1000:
+            yield body[:place] + (number + 1).to_bytes(8, "little") + body[place + 8 :]
 
 
 def damaged(bodies: list[bytes], chance: random.Random) -> bytes:
