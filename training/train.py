@@ -27,7 +27,7 @@ from training.errors import DeviceError
 from training.export import export
 from training.fit import Curve, fit_nets
 from training.metrics import auroc, average_precision
-from training.parity import golden_records, prove
+from training.parity import PROVED, golden_records, prove
 from training.preprocessing import Preprocessing
 from training.progress import Progress
 from training.publish import describe, publish, stage
@@ -36,7 +36,6 @@ from training.report import report
 from training.scorer import Scorer
 from training.vae import VAE
 
-PROVED = 1_000  # of the records that calibrate, on which parity is proven, beside the golden ones
 NOT_YET = File(sha256="0" * 64, bytes=0)
 
 
@@ -134,7 +133,7 @@ def assemble(
         training={"settings": config.dump(), "data": describe_data(dataset, len(seen), len(judged))},
         metrics=measure(curves, normal, odd, scores, alpha),
         libraries={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": VERSION, "numpy": np.__version__},
-        golden=golden_records(session, judged, dataset.features),
+        golden=golden_records(session, scorer, judged, dataset.features),
         files={**describe(graphs), "report.html": NOT_YET},
     )
     looked = look(scorer, honest, normal, seen, fold, rows, config)

@@ -12,6 +12,7 @@ from training.shape import with_a_value
 MIDDLE = (0.05, 0.95)  # levels of the quantiles between which a number's width is taken
 WIDTH = 3.29  # standard deviations between these, were it Gaussian
 WIDTH_LEAST = 1e-3  # standard deviations: a narrower middle says nothing of the width
+OUTSIDE = 2.0  # times the middle, beyond its ends: a training value farther off says no more of its column than one there
 # Widths from the mean, beyond which a number is far from everything. The square of a larger one would drown a distance's last
 # digits, and with them which record is nearest.
 FAR = 10.0
@@ -37,11 +38,12 @@ class View(nn.Module):
         self.numerics, self.wide = preprocessing.numerics, wide
         reals, seen = preprocessing.reals, slots.seen > 0
         values = torch.where(seen, self._slots(slots), torch.nan).double()
-        there = values[:, :reals]
-        centre = values.nanmean(0).nan_to_num(0.0)
+        low, high = (quantile(values[:, :reals], level) for level in MIDDLE)
+        reach = torch.where(high > low, OUTSIDE * (high - low), torch.inf)
+        there = torch.minimum(torch.maximum(values[:, :reals], low - reach), high + reach)
+        centre = torch.cat([there, values[:, reals:]], 1).nanmean(0).nan_to_num(0.0)
         if wide:
             deviation = ((there - centre[:reals]) ** 2).nanmean(0).sqrt()
-            low, high = torch.from_numpy(np.nanquantile(with_a_value(there.numpy()), MIDDLE, axis=0))
             width = (high - low) / WIDTH
             size = torch.where(width > WIDTH_LEAST * deviation, width, deviation)
         else:
@@ -52,10 +54,11 @@ class View(nn.Module):
         rate[reals + preprocessing.booleans : reals + preprocessing.bits] = 0
         self.centre, self.rate = nn.Buffer(centre.float()), nn.Buffer(rate.float())
         self.slope, self.offset = nn.Buffer(torch.zeros_like(self.rate)), nn.Buffer(-self.centre * self.rate)
-        y, view = slots.y.double() * seen, self._values(slots).double() * seen
-        count = seen.sum(0).clamp(min=1)
+        usual = torch.cat([values[:, :reals] == there, seen[:, reals:]], 1)
+        y, view = slots.y.double() * usual, self._values(slots).double() * usual
+        count = usual.sum(0).clamp(min=1)
         mean = y.sum(0) / count
-        slope = ((y - mean) * view).sum(0) / (((y - mean) ** 2) * seen).sum(0).clamp(min=SPREAD_LEAST)
+        slope = ((y - mean) * view).sum(0) / (((y - mean) ** 2) * usual).sum(0).clamp(min=SPREAD_LEAST)
         self.slope[:reals] = slope[:reals].float()
         self.offset[:reals] = (view.sum(0) / count - slope * mean)[:reals].float()
 
@@ -70,6 +73,13 @@ class View(nn.Module):
     def _slots(self, slots: Slots) -> Tensor:
         numbers = slots.numbers if self.wide else slots.bent
         return numbers if self.numerics == slots.y.shape[1] else torch.cat([numbers, slots.y[:, self.numerics :]], 1)
+
+
+def quantile(values: Tensor, level: float) -> Tensor:
+    """(W,) of each column of (N, W), NaN where a value is missing; 0 of a column without any."""
+    if not values.shape[1]:
+        return values.new_zeros(0)
+    return torch.from_numpy(np.nanquantile(with_a_value(values.numpy()), level, axis=0))
 
 
 def slot_ownership(preprocessing: Preprocessing) -> Tensor:

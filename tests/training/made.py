@@ -79,7 +79,7 @@ def publish_tiny(scorer, graphs, settings, folder):
         kind=scorer.kind,
         latent=sum(net.latent for net in scorer.nets),
         training={"settings": settings.dump()},
-        golden=golden_records(session, held, FEATURES),
+        golden=golden_records(session, scorer, held, FEATURES),
         files=describe(graphs),
     )
     publish(stage(manifest, graphs), folder)

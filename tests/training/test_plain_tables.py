@@ -1,0 +1,79 @@
+"""Tables that are ordinary and yet unusual: without a number, of one number, full of ties, with a few cells that are far off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from service.bundle import current_version, read_bundle
+from service.detector import Detector
+from service.manifest import Feature
+from training.__main__ import main
+from training.preprocessing import Preprocessing
+from training.views import View
+
+from .fits import TINY, toml
+
+N = 3000
+Rows = dict[str, list[object]]
+SETTINGS = {**TINY, "score": "surprise", "memory": 2048}
+
+
+def colours(random: np.random.Generator) -> Rows:
+    return {"colour": random.choice(["red", "blue", "green"], N).tolist(), "size": random.choice(["s", "m", "l"], N).tolist()}
+
+
+def switches(random: np.random.Generator) -> Rows:
+    return {"vip": random.choice(["yes", "no"], N).tolist(), "new": random.choice(["yes", "no"], N, p=[0.2, 0.8]).tolist()}
+
+
+def coupons(random: np.random.Generator) -> Rows:
+    """A number that never changes and is mostly missing: what the nets fill in differs in last bits, and so do distances."""
+    return {
+        "region": [f"R{i}" for i in random.integers(0, 60, N)],
+        "channel": random.choice(["web", "app", "shop"], N).tolist(),
+        "vip": random.choice(["yes", "no"], N).tolist(),
+        "coupon": [1 if v < 0.3 else "" for v in random.random(N)],
+    }
+
+
+def one_number(random: np.random.Generator) -> Rows:
+    return {"a": random.lognormal(size=N).round(6).tolist()}
+
+
+@pytest.mark.parametrize("made", [colours, switches, coupons, one_number])
+def test_it_fits(tmp_path: Path, made: Callable[[np.random.Generator], Rows]) -> None:
+    rows = made(np.random.default_rng(0))
+    data = tmp_path / "t.csv"
+    data.write_text("\n".join([",".join(rows), *(",".join(map(str, row)) for row in zip(*rows.values(), strict=True))]))
+    settings = toml(tmp_path / "fit.toml", model="shop", models_dir=tmp_path / "models", **SETTINGS)
+    assert main(["fit", str(data), "--config", str(settings)]) == 0
+    version = current_version(tmp_path / "models", "shop")
+    detector = Detector(read_bundle(tmp_path / "models" / "shop" / version), "cpu")
+    x = np.array([golden.x for golden in detector.manifest.golden], np.float32)
+    assert np.isfinite(detector.score(x).score).all()
+
+
+@pytest.mark.parametrize("cell", [1e6, 1e9, -1e12])
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_few_cells_far_off_do_not_blind_a_view(cell: float, wide: bool) -> None:
+    """The other values of their column stay about as far apart as without them."""
+    random = np.random.default_rng(1)
+    x = random.normal(size=(N, 3)).astype(np.float32)
+    far = x.copy()
+    far[:3, 0] = cell
+    clean, dirty = (spread(each, wide) for each in (x, far))
+    assert dirty[0] > clean[0] / 3
+    np.testing.assert_allclose(dirty[1:], clean[1:], rtol=1e-6)
+
+
+def spread(x: np.ndarray, wide: bool) -> np.ndarray:
+    """(C,) standard deviations of the usual values of records x (N, C) in a view."""
+    preprocessing = Preprocessing([Feature(name=name, kind="numeric") for name in "abc"], x)
+    slots = preprocessing(torch.from_numpy(x))
+    seen = View(preprocessing, slots, wide)(slots, torch.zeros_like(slots.y))
+    return seen[3:].numpy().std(0)
