@@ -100,6 +100,13 @@ def test_kubernetes_manifests_fit_their_schemas(path: Path) -> None:
         kubernetes_validate.validate(manifest, "1.34", strict=True)
 
 
+def test_the_egress_rules_for_tracing_fit_their_schema() -> None:
+    lines = (DEPLOY / "kubernetes/networkpolicy.yaml").read_text().partition("  egress: []\n")
+    policy = yaml.safe_load(lines[0] + "".join(f"  {line[4:]}\n" for line in lines[2].splitlines()[1:]))
+    assert {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]} == {53, 4318}
+    kubernetes_validate.validate(policy, "1.34", strict=True)
+
+
 def test_the_kustomization_names_every_manifest() -> None:
     assert set(load("kubernetes/kustomization.yaml")["resources"]) == {path.name for path in MANIFESTS}
 
