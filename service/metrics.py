@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from service.drift_metrics import families
+from service.errors import CODES
 from service.limits import CLIENT_GONE
 from service.watch import Watch
 
@@ -27,6 +28,7 @@ SCORES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0, 
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DIFFERENCES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 COMPARISONS = 8  # of a shadow with the served versions that it was beside, the last ones
+RESULTS = ("loaded", "refused")  # of a look at a new version
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = {2: "answered", 4: "refused", 5: "failed"}  # of a request, by the first digit of its status
 
@@ -102,8 +104,9 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int]] = Counter()  # (route, method, status)
-        self.errors: Counter[str] = Counter()  # by code
-        self.reloads: Counter[tuple[str, str]] = Counter()  # (model, loaded or refused)
+        # By code. All are told from the start: of a counter that first appears at 1, Prometheus sees no increase.
+        self.errors: Counter[str] = Counter(dict.fromkeys(CODES, 0))
+        self.reloads: Counter[tuple[str, str]] = Counter()  # (model, one of RESULTS)
         self.refusals: Counter[tuple[str, str]] = Counter()  # (model, stage at which its bundle was refused)
         self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
         self._observe = [histogram.observe for histogram in self.stages.values()]
@@ -173,8 +176,9 @@ class Metrics(Collector):
         yield from self._collect_models()
         yield from families(self.watched())
         reloads = CounterMetricFamily("anomaly_reloads", "Versions loaded or refused.", labels=["model", "result"])
-        for labels, n in self.reloads.items():
-            reloads.add_metric(list(labels), n)
+        for model in sorted({model for model, _ in self.reloads}):
+            for result in RESULTS:
+                reloads.add_metric([model, result], self.reloads[model, result])
         info = GaugeMetricFamily(
             "anomaly_model_info", "1 for each served version.", labels=["model", "version", "score_kind", "provider"]
         )

@@ -100,6 +100,13 @@ def test_kubernetes_manifests_fit_their_schemas(path: Path) -> None:
         kubernetes_validate.validate(manifest, "1.34", strict=True)
 
 
+def test_the_egress_rules_for_tracing_fit_their_schema() -> None:
+    lines = (DEPLOY / "kubernetes/networkpolicy.yaml").read_text().partition("  egress: []\n")
+    policy = yaml.safe_load(lines[0] + "".join(f"  {line[4:]}\n" for line in lines[2].splitlines()[1:]))
+    assert {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]} == {53, 4318}
+    kubernetes_validate.validate(policy, "1.34", strict=True)
+
+
 def test_the_kustomization_names_every_manifest() -> None:
     assert set(load("kubernetes/kustomization.yaml")["resources"]) == {path.name for path in MANIFESTS}
 
@@ -147,9 +154,21 @@ def test_kserve_containers_are_those_of_a_pod() -> None:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "a"},
-        "spec": {"containers": service["spec"]["predictor"]["containers"]},
+        "spec": {key: service["spec"]["predictor"][key] for key in ("containers", "volumes")},
     }
     kubernetes_validate.validate(pod, "1.34", strict=True)
+
+
+def test_kserve_replicas_follow_a_volume_and_ask_for_keys() -> None:
+    predictor = load("kserve/inferenceservice.yaml")["spec"]["predictor"]
+    (container,) = predictor["containers"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert environment["STORAGE_URI"].startswith("pvc://")
+    assert "ANOMALY_RELOAD_SECONDS" not in environment  # a volume changes: siblings of before and after must follow it alike
+    (mount,), (volume,) = container["volumeMounts"], predictor["volumes"]
+    assert Path(environment["ANOMALY_API_KEYS_FILE"]).parent == Path(mount["mountPath"])
+    assert volume["name"] == mount["name"]
+    assert volume["secret"] == load("kubernetes/deployment.yaml")["spec"]["template"]["spec"]["volumes"][1]["secret"]
 
 
 def test_compose_mounts_what_there_is() -> None:

@@ -26,6 +26,7 @@ from service.errors import CODES
 from service.manifest import Feature, Golden, Manifest
 from service.metrics import Metrics
 from service.settings import Settings, table
+from tests.service.client import Client
 from tests.torture.served import free_port
 from training import example
 
@@ -270,6 +271,24 @@ def test_every_endpoint_is_documented(tmp_path: Path) -> None:
     served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     told = {endpoint for row in rows((ROOT / "docs/api.md").read_text()) for endpoint in row[0].split(", ") if " /" in endpoint}
     assert told == served | {"GET /docs", "GET /openapi.json"}
+
+
+def test_what_needs_no_key_is_listed(tmp_path: Path) -> None:
+    (row,) = (row for row in rows((ROOT / "SECURITY.md").read_text()) if row[0] == "a client without a key")
+    told = {path.replace("NAME", "{name}") for path in re.findall(r"(?<=[ ,])/[\w./{}]*", row[1])}
+    asked = {"metrics_need_key": True, "docs_need_key": True}
+    assert told == open_paths(tmp_path) != told - {"/metrics", "/docs", "/openapi.json"} == open_paths(tmp_path, **asked)
+
+
+def open_paths(models_dir: Path, **settings: bool) -> set[str]:
+    """The paths that answer without a key although there are keys."""
+    client = Client(Settings(models_dir=models_dir, api_keys=("key",), admin_keys=("root",), **settings))
+    try:
+        documented = [(path, method) for path, methods in client.app.openapi()["paths"].items() for method in methods]
+        asked = [*documented, ("/docs", "get"), ("/openapi.json", "get")]
+        return {path for path, method in asked if client.request(method.upper(), path).status_code != 401}
+    finally:
+        client.close()
 
 
 def test_every_member_of_a_manifest_is_documented() -> None:

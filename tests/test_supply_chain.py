@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -11,6 +12,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PRODUCT = sorted([*ROOT.glob("service/*.py"), *ROOT.glob("training/*.py")])
@@ -82,15 +86,58 @@ def test_it_would_be_found(text: str) -> None:
     assert unsafe(text)
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+PINS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LINES)}
+CUDA = re.compile("nvidia-.*|cuda-.*|triton")  # torch's and onnxruntime-gpu's own choice
+
+
+def needs(*extras: str) -> list[Requirement]:
+    """What pyproject.toml names, for itself and for its extras."""
+    named = PROJECT["dependencies"] + [need for extra in extras for need in PROJECT["optional-dependencies"][extra]]
+    return [Requirement(need) for need in named]
+
+
+def brought(wanted: list[Requirement]) -> dict[str, str | None]:
+    """All that requirements bring here, down to the last, with the version that is installed; None of what is not."""
+    found: dict[str, str | None] = {}
+    looked, left = set(), [(need, {""}) for need in wanted]
+    while left:
+        need, extras = left.pop()
+        name = canonicalize_name(need.name)
+        if str(need) in looked or not (need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras)):
+            continue
+        looked.add(str(need))
+        try:
+            there = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+            continue
+        found[name] = there.version.partition("+")[0]  # 2.0+cpu is a build of 2.0
+        left += [(Requirement(text), need.extras or {""}) for text in there.requires or ()]
+    return found
+
+
 def test_every_dependency_is_pinned() -> None:
     """pip resolves each extra from constraints.txt alone: what is named in pyproject.toml has one exact version there."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [need for extra in project["optional-dependencies"].values() for need in extra]
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][^ ]*", line)] == []
-    pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
-    names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=; ]", need)[0]).lower() for need in wanted}
-    assert names - pinned == set()
+    assert [line for line in LINES if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][^ ]*", line)] == []
+    assert {canonicalize_name(need.name) for need in needs(*PROJECT["optional-dependencies"])} - PINS.keys() == set()
+    assert PINS["onnxruntime"] == PINS["onnxruntime-gpu"]  # so that both images score as the tests did
+
+
+def test_what_dependencies_need_is_pinned_too() -> None:
+    found = brought(needs("gpu", "cpu", "sign", "trace", "client", "train", "track"))
+    assert len(found) > 40
+    assert {name for name in found if not CUDA.fullmatch(name)} - PINS.keys() == set()
+    assert {name: version for name, version in found.items() if version not in (None, PINS.get(name))} == {}
+
+
+def test_pins_install_on_the_oldest_python_that_is_promised() -> None:
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    for there in importlib.metadata.distributions():
+        name, python = canonicalize_name(there.name), there.metadata.get("Requires-Python")
+        if python is not None and PINS.get(name) == there.version:
+            assert SpecifierSet(python).contains(oldest), (name, python)
 
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

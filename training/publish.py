@@ -2,6 +2,7 @@
 
 Write beside, fsync every file, then the manifest, then the folder; rename; fsync the parent; swap CURRENT by rename.
 What a killed process leaves beside has a name that no reader looks at, and is removed by a later one.
+Whatever the umask, others can read what is published, since the service is another user: the folder of the models says who may.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from service.promotion import set_current, sync_folder
 STALE_SECONDS = 3_600  # publishing takes a second: what is older was left behind by a killed process
 TRIES = 60
 TIME = "%Y%m%dT%H%M%SZ"
+FOLDER_MODE, FILE_MODE = 0o755, 0o644
 DIGITS = 6  # of the manifest's hash, in the version's name
 
 
@@ -45,13 +47,20 @@ def publish(bundle: Bundle, models_dir: Path, promote: bool = True) -> Path:
     promote: if not, CURRENT stays as it is.
     """
     folder = models_dir / check_name(bundle.manifest.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     sync_folder(models_dir)
     _remove_leftovers(folder)
     target = _same(folder, bundle) or _write(folder, bundle)
     if promote:
         set_current(folder, target.name)
     return target
+
+
+def _make_folder(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # one that is there keeps the mode that it was given
+        folder.mkdir()
+        folder.chmod(FOLDER_MODE)
 
 
 def _same(folder: Path, bundle: Bundle) -> Path | None:
@@ -76,7 +85,7 @@ def _write(folder: Path, bundle: Bundle) -> Path:
         _write_file(temporary / MANIFEST, bundle.manifest.dump())
         if bundle.signature is not None:
             _write_file(temporary / SIGNATURE, bundle.signature)
-        temporary.chmod(0o755)
+        temporary.chmod(FOLDER_MODE)
         sync_folder(temporary)
         target = _rename(temporary, folder, bundle)
     except BaseException:
@@ -113,4 +122,5 @@ def _write_file(path: Path, content: bytes) -> None:
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
+        os.fchmod(file.fileno(), FILE_MODE)
         os.fsync(file.fileno())

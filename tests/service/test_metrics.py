@@ -1,9 +1,13 @@
 """What Prometheus sees."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.errors import CODES
+from service.manifest import CURRENT
 from service.metrics import Histogram
 from tests.service.client import Client
 from tests.service.conftest import Serve
@@ -46,6 +50,27 @@ def test_records_scores_and_requests_are_counted(serve: Serve) -> None:
     assert value(client, "anomaly_batches_total", outcome="failed", **model) == 0
     info = {**model, "score_kind": "reconstruction", "provider": "CPUExecutionProvider"}
     assert value(client, "anomaly_model_info", **info) == 1
+
+
+def test_what_an_alert_waits_for_is_told_before_it_happens(serve: Serve) -> None:
+    """Of a counter that first appears at 1, Prometheus sees no increase."""
+    client = serve()
+    told = samples(client)
+    errors = {dict(labels)["code"]: n for (name, labels), n in told.items() if name == "anomaly_errors_total"}
+    assert errors == dict.fromkeys(CODES, 0)
+    reloads = {labels: n for (name, labels), n in told.items() if name == "anomaly_reloads_total"}
+    assert reloads == {
+        frozenset({("model", "tiny"), ("result", "loaded")}): 1,
+        frozenset({("model", "tiny"), ("result", "refused")}): 0,
+    }
+
+
+def test_a_model_that_was_only_ever_refused_is_told(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / CURRENT).write_text("no-such-version")
+    client = serve(models_dir=tmp_path)
+    assert value(client, "anomaly_reloads_total", model="broken", result="refused") == 1
+    assert value(client, "anomaly_reloads_total", model="broken", result="loaded") == 0
 
 
 def test_a_run_that_fails_is_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

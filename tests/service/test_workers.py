@@ -128,6 +128,8 @@ def test_the_service_tells_what_the_others_counted(serve: Serve, tmp_path: Path,
     client.run(client.app.workers.write())
     text = samples(serve().get("/metrics").text)
     assert text["anomaly_reloads_total", frozenset({("model", "tiny"), ("result", "loaded")})] == 2
+    assert text["anomaly_reloads_total", frozenset({("model", "tiny"), ("result", "refused")})] == 0
+    assert text["anomaly_errors_total", frozenset({("code", "internal_error")})] == 0
     assert text["anomaly_model_requests_total", frozenset({*MODEL.items(), ("outcome", "answered")})] == 2
 
 

@@ -1,6 +1,8 @@
 """A crash at any moment of publishing leaves the old version or the new one, whole."""
 
+import dataclasses
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,26 @@ def test_published_is_what_was_staged(bundles, tmp_path):
     assert publish(second, tmp_path).name == current_version(tmp_path, first.manifest.name) == second.version
     assert read_bundle(tmp_path / first.manifest.name / first.version) == first
     assert sorted(p.name for p in (tmp_path / first.manifest.name).iterdir()) == sorted([CURRENT, first.version, second.version])
+
+
+def test_another_user_can_read_what_is_published_whatever_the_umask(bundles, tmp_path):
+    first, _ = bundles
+    before = os.umask(0o077)
+    try:
+        publish(dataclasses.replace(first, signature=b"signed"), tmp_path)
+    finally:
+        os.umask(before)
+    there = list((tmp_path / first.manifest.name).rglob("*"))
+    assert len(there) == 8  # CURRENT, the version, its six files
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / first.manifest.name, *there]}
+    assert modes == {path.name: 0o755 if path.is_dir() else 0o644 for path in [tmp_path / first.manifest.name, *there]}
+
+
+def test_a_folder_that_is_there_keeps_its_mode(bundles, tmp_path):
+    first, _ = bundles
+    (tmp_path / first.manifest.name).mkdir(0o750)
+    publish(first, tmp_path)
+    assert stat.S_IMODE((tmp_path / first.manifest.name).stat().st_mode) == 0o750
 
 
 def test_publishing_twice_is_publishing_once(bundles, tmp_path):
