@@ -63,9 +63,12 @@ def encode_checked(feature: Feature, values: Sequence[Any]) -> Encoded:
 
 
 def encode_text(feature: Feature, array: Array) -> Encoded:
-    """Encodes N cells of a CSV file, an Arrow array of texts: MISSING is missing, blanks around a value are left aside."""
+    """Encodes N cells of a CSV file, an Arrow array of texts. MISSING is missing; for numbers and datetimes, PLACEHOLDERS too.
+
+    Blanks around a number, a boolean or a datetime are left aside. A category is its text as it stands, blanks and all.
+    """
     if feature.kind == "datetime":
-        return _datetimes([None if text is None or text.strip() in MISSING else text for text in array.to_pylist()])
+        return _datetimes([None if text is None or arrow.lacks(text) else text for text in array.to_pylist()])
     if feature.kind == "categorical" and not feature.integer:
         codes, unknown = _text_codes(feature.categories), len(feature.categories)
         return _single(*arrow.by_distinct(array, lambda text: codes.get(text, unknown)))

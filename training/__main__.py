@@ -106,9 +106,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _fit(args: argparse.Namespace) -> None:
     options, config = read(vars(args), args.config)
     from training.compare import compare  # noqa: PLC0415
-    from training.data import read_dataset  # noqa: PLC0415
+    from training.data import check_size, read_dataset  # noqa: PLC0415
     from training.progress import show  # noqa: PLC0415
+    from training.summary import lines  # noqa: PLC0415
 
+    check_name(options.model)
     sign = None
     if options.sign_key:
         from service.signature import signer  # noqa: PLC0415
@@ -116,16 +118,19 @@ def _fit(args: argparse.Namespace) -> None:
         sign = signer(options.sign_key)
     served = _served(options) if options.compare else None
     dataset = read_dataset(options.data, options.label, options.normal, options.drop, options.kinds)
-    from training.train import train  # noqa: PLC0415 - torch takes two seconds to import: who reads a refusal need not wait
+    check_size(len(dataset.x), config.share_held(len(dataset.x)), config.nets)
+    # torch takes two seconds to import: who reads a refusal need not wait
+    from training.train import choose_device, train  # noqa: PLC0415
 
+    choose_device(config)  # a refusal is one line, so what can be refused comes before the summary
+    for line in lines(dataset):
+        print(line, file=sys.stderr)
     recording = run(options, config) if options.track else nullcontext()
     with recording as record:
         with show(config) as progress:
             published = train(dataset, options.model, options.models_dir, config, progress, sign, options.promote)
         manifest, version, told = published.manifest, published.folder.name, None
-        for dropped in manifest.dropped:
-            print(f"left out: column '{dropped.column}': {dropped.reason}", file=sys.stderr)
-        for warning in manifest.warnings:
+        for warning in manifest.warnings[len(dataset.warnings) :]:
             print(f"warning: {warning}", file=sys.stderr)
         for name, figure in manifest.metrics.items():
             print(f"{name}: {figure:.4g}", file=sys.stderr)

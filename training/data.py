@@ -35,9 +35,10 @@ class Dataset:
     anomalies_x: NDArray[np.float32]  # (M, C)
     rows: NDArray[np.intp]  # (N,) where the normal ones are among all rows below the headers, the first being 1
     dropped: tuple[Dropped, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # without values, for the manifest
     sources: tuple[tuple[str, str], ...]  # (file name, SHA-256)
     asked: Mapping[str, Any] = field(default_factory=dict)  # how it was to be read, for the manifest
+    strays: Mapping[str, str] = field(default_factory=dict)  # column -> values that kept it from being numbers, for the terminal
 
 
 def read_dataset(
@@ -63,10 +64,12 @@ def read_dataset(
         reason = dropped[0].reason if dropped else "there is none but the label"
         raise TableError(f"{sources[0].path}: no column holds anything to learn from ({reason}); check the data")
     x, anomalies, places = _encode(rows, features)
-    warnings = tuple(warning for feature in features for warning in columns[feature.name].warnings())
+    used = {feature.name for feature in features}
+    warnings = tuple(warning for name in names for warning in columns[name].warnings(dropped=name not in used))
+    strays = {name: found.shown() for name in names if (found := columns[name].strays)}
     digests = tuple((source.path.name, _sha256(source.path)) for source in sources)
     told = {"label": label, "normal": normal, "drop": list(drop), "kinds": asked}
-    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, digests, told)
+    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, digests, told, strays)
 
 
 def read_for_evaluation(
@@ -90,15 +93,20 @@ def read_for_evaluation(
     return np.concatenate(parts), np.concatenate(odd)
 
 
+def check_size(n: int, calibration_share: float, folds: int) -> None:
+    """Raises TableError where a fold of a split would have fewer than two of n normal records."""
+    if n - round(n * calibration_share) < 2 * folds:
+        raise TableError(f"{n} normal rows are too few: {2 * folds} are needed at least, two for each of {folds} nets")
+
+
 def split(n: int, seed: int, calibration_share: float, folds: int) -> NDArray[np.int8]:
     """(n,) the part of each record: its fold, 0 to folds - 1, or -1 for calibration, which no net ever sees.
 
     The calibration records are calibration_share of all, rounded; the folds' sizes differ by one at most. The same for the same
     arguments. Raises TableError where a fold would have fewer than two records.
     """
+    check_size(n, calibration_share, folds)
     held = round(n * calibration_share)
-    if n - held < 2 * folds:
-        raise TableError(f"{n} normal rows are too few: {2 * folds} are needed at least, two for each of {folds} nets")
     part = np.empty(n, np.int8)
     order = np.random.default_rng(seed).permutation(n)
     part[order[:held]] = -1
@@ -167,7 +175,8 @@ def _understand(
     reasons: dict[str, str] = {}
     modes: dict[str, Mode | None] = dict.fromkeys(names)
     while modes:
-        columns |= {name: Column(name, asked.get(name), mode) for name, mode in modes.items()}
+        tried = {name: column.mode for name, column in columns.items()}
+        columns |= {name: Column(name, asked.get(name), mode, tried.get(name)) for name, mode in modes.items()}
         for source, batch, first, is_normal in rows:
             numbers = first + np.flatnonzero(is_normal)
             kept = None if is_normal.all() else Array.from_numpy(is_normal)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from service import arrow, datetimes
 from service.manifest import Feature, Kind
 from service.sources import Source, TableError
+from training import strays
 
 MOST_CATEGORIES = 10_000
 FEW_LEVELS = 100  # a text column with more of them, in most rows another one, names its rows
@@ -50,9 +51,9 @@ class UnusableError(Exception):
 class Column:
     """What has been seen of a column of a table."""
 
-    def __init__(self, name: str, asked: Kind | None, mode: Mode | None = None) -> None:
-        """A column of which nothing was seen; `asked`: the kind that the user wants."""
-        self.name, self.asked = name, asked
+    def __init__(self, name: str, asked: Kind | None, mode: Mode | None = None, tried: Mode | None = None) -> None:
+        """A column of which nothing was seen; asked: the kind that the user wants; tried: a mode that it turned out not to be."""
+        self.name, self.asked, self.tried = name, asked, tried
         self.mode: Mode | None = MODES[asked] if asked else mode
         self.rows = 0
         self.low, self.high = np.inf, -np.inf
@@ -61,7 +62,11 @@ class Column:
         self.families: dict[str, Source] = {}  # with the first file of each
         self.present: Counter[Source] = Counter()  # cells that are not missing
         self.fitting: Counter[Source] = Counter()  # those that are a number (mode texts, too) or a datetime
-        self.stray: tuple[Source, int] | None = None  # the first that is not, and its row
+        self.lacking: Counter[Source] = Counter()  # mode texts: cells that lack a value if the column is one of numbers
+        self.stray: tuple[Source, int] | None = None  # the first that is not fitting, and its row
+        self.others: Counter[str] = Counter()  # all that are not, in mode numbers and datetimes
+        self.unread = False  # a batch came by before anything said how to read it
+        self.strays: strays.Strays | None = None
 
     def see(self, array: Array, source: Source, rows: NDArray[np.int64]) -> None:
         """Takes in values of a batch; rows (n,) are their numbers in the file. Raises TableError."""
@@ -76,14 +81,19 @@ class Column:
         self._check_families()
         if self.mode is None:
             self.mode = _choose(array, family)
+            self.unread = self.unread or self.mode is None
         if self.mode == "texts":
             self._see_texts(array, family, source)
         elif self.mode:
             values, wrong = _read_numbers(array, family) if self.mode == "numbers" else _read_datetimes(array, family)
             self._see_values(values, wrong, source, rows)
+            if wrong:
+                self.others.update(compute.take(array, Array.from_numpy(np.array(wrong))).to_pylist())
 
     def feature(self) -> Feature:
         """The feature that the column is. Raises RereadError, UnusableError or, where it is ambiguous, TableError."""
+        if self.unread and self.mode in (None, "texts"):
+            raise RereadError("texts")
         present, fitting = self.present.total(), self.fitting.total()
         if not present:
             raise UnusableError("no values")
@@ -94,9 +104,11 @@ class Column:
             if not self.asked:
                 self._check_files()
             if self.asked or fitting >= (1 - STRAY) * present:
-                wanted = "number" if self.mode == "numbers" else "datetime"
                 source, row = self.stray
-                raise TableError(f"{source.place(row, self.name)}: not a {wanted}; fix it or pass --categorical {self.name}")
+                wanted = "number" if self.mode == "numbers" else "datetime"
+                found = f"not a {wanted}, as {self.others.total():,} of {present:,} values ({strays.shown(self.others)})"
+                remedy = f"correct it, leave it empty if it is unknown, or pass --categorical {self.name}"
+                raise TableError(f"{source.place(row, self.name)}: {found}; {remedy}")
             raise RereadError("texts")
         if self.low == self.high and not missing_rate:
             raise UnusableError("constant")
@@ -105,8 +117,12 @@ class Column:
         low, high = float(np.float32(self.low)), float(np.float32(self.high))
         return Feature(name=self.name, kind="numeric", integer=self.integer, low=low, high=high, missing_rate=missing_rate)
 
-    def warnings(self) -> list[str]:
-        """What the user should know of the column that became a feature."""
+    def warnings(self, *, dropped: bool = False) -> list[str]:
+        """What the user should know of the column, that became a feature or was dropped. No value of the table is in it."""
+        if self.strays:
+            return [self.strays.warning("left out" if dropped else "a category now")]
+        if dropped:
+            return []
         if self.mode == "numbers" and self.integer and self.rising and self.rows > FEW_LEVELS:
             return [f"column {self.name} rises from row to row, as an identifier does; if it is one, pass --drop {self.name}"]
         if len(self.texts) > MOST_CATEGORIES:
@@ -124,7 +140,7 @@ class Column:
             raise TableError(f"column {self.name}: {places}; write both alike or pass --drop {self.name}")
 
     def _check_files(self) -> None:
-        numbers = [source for source in self.present if self.fitting[source] == self.present[source]]
+        numbers = [source for source in self.present if self.fitting[source] == self.present[source] - self.lacking[source]]
         texts = [source for source in self.present if self.fitting[source] == 0]
         if numbers and texts:
             places = f"{self.mode if self.mode == 'datetimes' else 'numbers'} in {numbers[0].path} and text in {texts[0].path}"
@@ -167,9 +183,10 @@ class Column:
             texts, counts = [every[place] for place in kept], times[kept].tolist()
         self.present[source] += sum(counts)
         if family == "cells":
-            self.fitting[source] += sum(
-                count for text, count in zip(texts, counts, strict=True) if arrow.parse_number(text) is not None
-            )
+            for text, count in zip(texts, counts, strict=True):
+                number = arrow.parse_number(text)
+                if number is not None:
+                    (self.lacking if np.isnan(number) else self.fitting)[source] += count
         for text, count in zip(texts, counts, strict=True):
             self.texts[text] += count
 
@@ -177,7 +194,7 @@ class Column:
         present, fitting = self.present.total(), self.fitting.total()
         if not self.asked and fitting:
             self._check_files()
-            if fitting >= (1 - STRAY) * present:
+            if fitting >= (1 - STRAY) * (present - self.lacking.total()):
                 raise RereadError("numbers")
         if len(self.texts) == 1 and not missing_rate:
             raise UnusableError("constant")
@@ -187,6 +204,8 @@ class Column:
             raise TableError(f"{source.path}, column {self.name}: not only true, false, yes, no, 1 and 0; use --categorical")
         if boolean and self.asked != "categorical":
             return Feature(name=self.name, kind="boolean", missing_rate=missing_rate)
+        if not self.asked and ("cells" in self.families or self.tried == "datetimes"):
+            self.strays = strays.find(self.name, "datetimes" if self.tried == "datetimes" else "numbers", self.texts)
         if not self.asked and len(self.texts) > FEW_LEVELS and len(self.texts) > present / 2:
             raise UnusableError(f"{len(self.texts)} distinct texts in {present} rows: an identifier, or free text")
         return self._categorical(missing_rate)
@@ -226,7 +245,7 @@ def _choose(array: Array, family: str) -> Mode | None:
     if family == "booleans":
         return "texts"
     head = min(len(array), HEAD)  # a slice beyond the end is no shorter slice but a panic
-    texts = [text for text in array.slice(0, head).to_pylist() if text is not None and text.strip() not in arrow.MISSING]
+    texts = [text for text in array.slice(0, head).to_pylist() if text is not None and not arrow.lacks(text)]
     if not texts:
         return _choose(array.slice(head, len(array) - head), family) if len(array) > head else None
     if family == "cells" and sum(arrow.parse_number(text) is not None for text in texts) >= len(texts) / 2:
@@ -243,7 +262,7 @@ def _read_datetimes(array: Array, family: str) -> tuple[NDArray[np.float64], lis
     if family == "datetimes":
         wall = arrow.wall_times(array)
     else:
-        texts = [None if text is None or text.strip() in arrow.MISSING else text for text in array.to_pylist()]
+        texts = [None if text is None or arrow.lacks(text) else text for text in array.to_pylist()]
         wall = datetimes.parse(texts)
     values = np.where(np.isnat(wall), np.nan, wall.astype(np.int64))
     return values, [row for row, text in enumerate(texts) if text is not None and np.isnan(values[row])]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import datetimes
+from service.arrow import PLACEHOLDERS
 from service.encoding import MISSING, Limits, decode, encode, encode_arrow, encode_checked, encode_text, oddities
 from service.manifest import Feature
 
@@ -131,6 +132,18 @@ class TestCsv:
         columns, bad = encode_text(feature, cells(token, None))
         assert bad == []
         assert np.isnan(columns).all()
+
+    @pytest.mark.parametrize("token", sorted(PLACEHOLDERS))
+    def test_placeholders_are_missing_numbers_and_datetimes_and_no_missing_categories(self, token):
+        for feature in (AMOUNT, LEVEL, TIME):
+            columns, bad = encode_text(feature, cells(token, f" {token}"))
+            assert bad == []
+            assert np.isnan(columns).all()
+        named = Feature(name="a", kind="categorical", categories=("x", token))
+        for feature, code in ((named, 1), (COUNTRY, 3)):
+            same(encode(feature, [token]), encode_text(feature, cells(token)), encode_arrow(feature, cells(token)))
+            assert encode(feature, [token])[0].tolist() == [[code]]
+        assert encode_text(ONLINE, cells(token))[1] == [(0, "not true or false")]
 
     @pytest.mark.parametrize("text", [" 2", "2 ", "2", "2.0", "+2", "2e0", "\t2", "02"])
     def test_numbers_with_blanks_and_signs(self, text):

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.arrow import PLACEHOLDERS
 from service.encoding import encode_text
 from service.manifest import Dropped, Feature
 from service.tables import TableError, open_table
 from training import kinds as kinds_module
 from training.data import read_dataset, read_for_evaluation, split
+from training.summary import lines
 
 
 @pytest.fixture
@@ -42,6 +44,7 @@ def only(path, **options):
 
 
 N = [0.5, 1.5, 2.5, 3.5]
+REMEDY = "correct it, leave it empty if it is unknown, or pass --categorical"
 
 
 class TestKinds:
@@ -93,7 +96,7 @@ class TestKinds:
 
     def test_numbers_after_few_texts_are_a_mistake_in_the_texts(self, table):
         path = table({"n": range(20_000), "a": ["oops"] * 90 + [""] * 8_200 + list(range(11_710))})
-        assert refused(path) == "FILE, row 1 (line 2), column a: not a number; fix it or pass --categorical a"
+        assert refused(path) == f"FILE, row 1 (line 2), column a: not a number, as 90 of 11,800 values ('oops'); {REMEDY} a"
 
     def test_parquet_types_say_what_a_column_is(self, tmp_path):
         columns = {
@@ -132,6 +135,85 @@ class TestKinds:
         assert dataset.features[1].categories == ("a", "b")
         assert dataset.x[:, 1].tolist() == [1, 1, 0, 0, 0, 2, 2]
         assert dataset.warnings == ("column a: 4 categories; those beyond the 2 most frequent are unknown",)
+
+
+class TestAlmostNumbers:
+    """A column that is not what most of its values are is told of, with a remedy; what is said to last holds none of them."""
+
+    @staticmethod
+    def told(path, **options):
+        dataset = read_dataset(path, **options)
+        assert all(value not in warning for warning in dataset.warnings for value in dataset.strays.values())
+        return dataset
+
+    @pytest.mark.parametrize("mark", sorted(PLACEHOLDERS))
+    def test_marks_of_a_missing_number_or_datetime_are_missing(self, table, mark):
+        rows = range(200)
+        numbers = [mark if i % 5 == 0 else i % 90 for i in rows]
+        times = [mark if i % 5 == 0 else f"2026-01-{i % 28 + 1:02}" for i in rows]
+        dataset = self.told(table({"n": [i % 7 for i in rows], "a": numbers, "b": times}))
+        assert [feature.kind for feature in dataset.features[1:]] == ["numeric", "datetime"]
+        assert [feature.missing_rate for feature in dataset.features[1:]] == pytest.approx([0.2, 0.2])
+        assert dataset.warnings == ()
+        np.testing.assert_array_equal(np.isnan(dataset.x[:, 1]), [i % 5 == 0 for i in rows])
+
+    @pytest.mark.parametrize("mark", ["?", "-", "#N/A"])
+    def test_a_category_may_be_called_as_they_are(self, table, mark):
+        path = table({"n": range(20_000), "a": [mark] * 9_000 + ["x", "y"] * 5_500})
+        assert only(path).categories == (mark, "x", "y")
+        assert only(table({"n": N, "a": [mark, "", mark, ""]})).categories == (mark,)
+
+    @pytest.mark.parametrize("stray", ["12,34", "1,234.00", "1.234,5", "1 234", "12%", "$5", "-5 €", "12 EUR"])
+    def test_numbers_in_another_notation(self, tmp_path, stray):
+        path = tmp_path / "t.csv"
+        path.write_text("n;a\n" + "".join(f"{i % 7};{stray if i % 20 == 0 else i % 90}\n" for i in range(200)))
+        dataset = self.told(path)
+        (warning,) = dataset.warnings
+        found = "95 % of its values are plain numbers and 10 are not (10 of them are numbers written in another way)"
+        assert warning.startswith(f"column a: {found}, so it is a category now; write all as 1234.5: a decimal point")
+        assert warning.endswith("or pass --categorical a")
+        assert dataset.strays == {"a": repr(stray)}
+
+    def test_a_whole_column_of_decimal_commas(self, tmp_path):
+        path = tmp_path / "t.csv"
+        path.write_text("n;a\n" + "".join(f"{i % 7};{i % 9},5\n" for i in range(200)))
+        dataset = self.told(path)
+        assert dataset.warnings[0].startswith("column a: 0 % of its values are plain numbers and 200 are not (200 of them")
+        assert dataset.strays == {"a": "'0,5', '1,5', '2,5'"}
+
+    def test_values_that_are_no_numbers_at_all(self, table):
+        cells = [["lost", "broken", "off", "odd"][i % 4] if i % 10 == 0 else i % 90 for i in range(400)]
+        dataset = self.told(table({"n": [i % 7 for i in range(400)], "a": cells}))
+        (warning,) = dataset.warnings
+        assert warning.startswith(
+            "column a: 90 % of its values are plain numbers and 40 are not, so it is a category now; correct"
+        )
+        assert dataset.strays == {"a": "'lost', 'off'"}
+
+    def test_datetimes_with_strays(self, table):
+        cells = ["soon" if i % 10 == 0 else f"2026-01-{i % 28 + 1:02}" for i in range(400)]
+        dataset = self.told(table({"n": [i % 7 for i in range(400)], "a": cells}))
+        assert dataset.warnings[0].startswith(
+            "column a: 90 % of its values are plain datetimes and 40 are not, so it is a category"
+        )
+
+    def test_an_identifier_of_amounts_is_told_of_as_well(self, table):
+        dataset = self.told(table({"n": [i % 7 for i in range(300)], "a": [f"{i}%" for i in range(300)]}))
+        assert [dropped.column for dropped in dataset.dropped] == ["a"]
+        assert "so it is left out; write all as 1234.5" in dataset.warnings[0]
+
+    def test_codes_with_a_few_numbers_and_what_was_asked_for_are_no_matter(self, table):
+        rows = range(200)
+        path = table({"n": [i % 7 for i in rows], "a": [f"A{i % 9}" if i % 3 else i % 9 for i in rows], "b": ["5%", "6"] * 100})
+        assert self.told(path, kinds={"b": "categorical"}).warnings == ()
+
+    def test_a_summary_has_a_line_a_kind_and_the_values_that_did_not_fit(self, table):
+        rows = range(200)
+        columns = {"n": [i % 7 for i in rows], "m": [i % 5 or "" for i in rows], "c": ["x", "y"] * 100, "same": [1] * 200}
+        told = list(lines(self.told(table({**columns, "a": ["5%" if i % 9 else i for i in rows]}))))
+        assert told[:3] == ["numeric: n, m (20 % missing)", "categorical: c, a", "left out: column 'same': constant"]
+        assert told[3].startswith("warning: column a: 11.5 % of its values are plain numbers and 177 are not")
+        assert told[4:] == ["what did not fit in column a: '5%'"]
 
 
 class TestDropped:
@@ -269,7 +351,7 @@ class TestRefused:
             (
                 "a,b\n1,x\n2,y\n",
                 {"kinds": {"b": "numeric"}},
-                "FILE, row 1 (line 2), column b: not a number; fix it or pass --categorical b",
+                f"FILE, row 1 (line 2), column b: not a number, as 2 of 2 values ('x', 'y'); {REMEDY} b",
             ),
             (
                 "a,b\n1,2\n2,y\n",
@@ -279,7 +361,7 @@ class TestRefused:
             (
                 "a,b\n1,2026-01-01\n2,x\n",
                 {"kinds": {"b": "datetime"}},
-                "FILE, row 2 (line 3), column b: not a datetime; fix it or pass --categorical b",
+                f"FILE, row 2 (line 3), column b: not a datetime, as 1 of 2 values ('x'); {REMEDY} b",
             ),
         ],
     )
@@ -292,7 +374,7 @@ class TestRefused:
         cells = list(range(1_000))
         cells[16] = "secret"
         message = refused(table({"n": range(1_000), "amount": cells}))
-        assert message == "FILE, row 17 (line 18), column amount: not a number; fix it or pass --categorical amount"
+        assert message == f"FILE, row 17 (line 18), column amount: not a number, as 1 of 1,000 values ('secret'); {REMEDY} amount"
 
     def test_a_bad_cell_among_the_anomalies(self, table):
         path = table({"a": [1, 2, "x"], "label": [0, 0, 1]})

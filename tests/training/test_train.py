@@ -98,6 +98,23 @@ def test_a_small_table_gets_the_smallest_alpha_that_it_supports_and_a_warning(tm
     assert f"{n} calibration records support no false-alarm rate below" in told.err
 
 
+def test_what_each_column_was_taken_for_is_told_before_the_training_and_values_stay_on_the_terminal(tmp_path, capsys):
+    data = tmp_path / "t.csv"
+    prices = ["12%" if i % 20 == 0 else str(i % 90) for i in range(400)]
+    rows = [f"{i % 9}.5,{'xy'[i % 2]},{price},1,{'ok' if i % 9 else 'odd'}" for i, price in enumerate(prices)]
+    data.write_text("\n".join(["n,c,price,same,label", *rows]) + "\n")
+    assert fit(tmp_path, data, "--label", "label", "--normal", "ok") == 0
+    told = capsys.readouterr()
+    lines = told.err.splitlines()
+    assert lines[:3] == ["numeric: n", "categorical: c, price", "left out: column 'same': constant"]
+    assert lines[3].startswith("warning: column price: 95.2 % of its values are plain numbers and 17 are not")
+    assert lines[4] == "what did not fit in column price: '12%'"
+    folder = type(tmp_path)(told.out.splitlines()[-1])
+    (warning,) = (warning for warning in read_bundle(folder).manifest.warnings if "price" in warning)
+    assert "12%" not in warning
+    assert told.err.count(warning) == 1
+
+
 BAD = {
     "ragged": ("a,b\n1,2\n3\n", ["line 3"]),
     "duplicate header": ("a,a\n1,2\n3,4\n", ["column 2", "called a"]),
