@@ -65,6 +65,7 @@ class Column:
         self.lacking: Counter[Source] = Counter()  # mode texts: cells that lack a value if the column is one of numbers
         self.stray: tuple[Source, int] | None = None  # the first that is not fitting, and its row
         self.others: Counter[str] = Counter()  # all that are not, in mode numbers and datetimes
+        self.orders: dict[datetimes.Order, tuple[Source, int]] = {}  # of dates with slashes, and the first row of each
         self.unread = False  # a batch came by before anything said how to read it
         self.strays: strays.Strays | None = None
 
@@ -86,6 +87,8 @@ class Column:
             self._see_texts(array, family, source)
         elif self.mode:
             values, wrong = _read_numbers(array, family) if self.mode == "numbers" else _read_datetimes(array, family)
+            if self.mode == "datetimes" and family != "datetimes":
+                self._see_orders(array.to_pylist(), source, rows)
             self._see_values(values, wrong, source, rows)
             if wrong:
                 self.others.update(compute.take(array, Array.from_numpy(np.array(wrong))).to_pylist())
@@ -113,7 +116,7 @@ class Column:
         if self.low == self.high and not missing_rate:
             raise UnusableError("constant")
         if self.mode == "datetimes":
-            return Feature(name=self.name, kind="datetime", missing_rate=missing_rate)
+            return Feature(name=self.name, kind="datetime", missing_rate=missing_rate, day_first=self._day_first())
         low, high = float(np.float32(self.low)), float(np.float32(self.high))
         return Feature(name=self.name, kind="numeric", integer=self.integer, low=low, high=high, missing_rate=missing_rate)
 
@@ -125,6 +128,9 @@ class Column:
             return []
         if self.mode == "numbers" and self.integer and self.rising and self.rows > FEW_LEVELS:
             return [f"column {self.name} rises from row to row, as an identifier does; if it is one, pass --drop {self.name}"]
+        if set(self.orders) == {"either"}:
+            read = "dates with slashes, such as 03/04/2026, are read with the month first, though no value tells that it is so"
+            return [f"column {self.name}: {read}; write them as 2026-03-04"]
         if len(self.texts) > MOST_CATEGORIES:
             return [
                 f"column {self.name}: {len(self.texts)} categories; those beyond the {MOST_CATEGORIES} most frequent are unknown"
@@ -163,6 +169,19 @@ class Column:
         self.rising = self.rising and bool(there[0] > self.high and (np.diff(there) > 0).all())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.integer = self.integer and bool((there == np.floor(there)).all())
+
+    def _see_orders(self, texts: list[str | None], source: Source, rows: NDArray[np.int64]) -> None:
+        for row, text in enumerate(texts):
+            if text is not None and "/" in text and (order := datetimes.order(text)):
+                self.orders.setdefault(order, (source, int(rows[row])))
+
+    def _day_first(self) -> bool | None:
+        """What dates with slashes have first, once for the whole column. Raises TableError where they contradict each other."""
+        if {"day", "month"} <= self.orders.keys():
+            (source, row), (other, at) = self.orders["day"], self.orders["month"]
+            found = f"a date with the day first, and one with the month first in {other.path}, row {at}"
+            raise TableError(f"{source.place(row, self.name)}: {found}; write all as 2026-11-23, or pass --drop {self.name}")
+        return "day" in self.orders if self.orders else None
 
     def _see_texts(self, array: Array, family: str, source: Source) -> None:
         if family == "numbers":

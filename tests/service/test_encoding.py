@@ -243,6 +243,16 @@ class TestDatetimes:
     def test_forms(self, text, rows):
         assert (datetimes.parse([text] * rows) == np.datetime64("2026-11-23T14:05:00")).all()
 
+    @given(st.lists(st.dates(date(1000, 1, 1), date(9999, 12, 31)), min_size=1, max_size=40), st.booleans())
+    def test_dates_with_slashes_in_the_order_of_a_column(self, dates, day_first):
+        texts = [f"{day:%d/%m/%Y}" if day_first else f"{day:%m/%d/%Y}" for day in dates]
+        feature = Feature(name="time", kind="datetime", day_first=day_first)
+        array = cells(*texts)
+        iso = encode(TIME, [day.isoformat() for day in dates])
+        same(
+            iso, encode(feature, texts), encode_checked(feature, texts), encode_text(feature, array), encode_arrow(feature, array)
+        )
+
     def test_a_slash_puts_the_month_first_and_a_dot_the_day(self):
         assert datetimes.parse(["03/04/2026"])[0] == np.datetime64("2026-03-04")
         assert datetimes.parse(["03.04.2026"])[0] == np.datetime64("2026-04-03")

@@ -44,6 +44,7 @@ def only(path, **options):
 
 
 N = [0.5, 1.5, 2.5, 3.5]
+RISES = "column n rises from row to row, as an identifier does; if it is one, pass --drop n"
 REMEDY = "correct it, leave it empty if it is unknown, or pass --categorical"
 
 
@@ -214,6 +215,36 @@ class TestAlmostNumbers:
         assert told[:3] == ["numeric: n, m (20 % missing)", "categorical: c, a", "left out: column 'same': constant"]
         assert told[3].startswith("warning: column a: 11.5 % of its values are plain numbers and 177 are not")
         assert told[4:] == ["what did not fit in column a: '5%'"]
+
+
+class TestDateOrder:
+    """The order of day and month in dates with slashes: once for a column, from what its numbers tell."""
+
+    @staticmethod
+    def dates(form):
+        return [form.format(day=i % 28 + 1, month=i % 12 + 1) for i in range(120)]
+
+    @pytest.mark.parametrize(("form", "day_first"), [("{day:02}/{month:02}/2026", True), ("{month}/{day}/2026 14:05", False)])
+    def test_it_is_that_which_the_numbers_tell_for_every_cell(self, table, form, day_first):
+        read = [read_dataset(table({"a": self.dates(form), "n": range(120)})) for form in (form, "2026-{month:02}-{day:02}")]
+        assert [dataset.features[0].day_first for dataset in read] == [day_first, None]
+        assert [dataset.warnings for dataset in read] == [(RISES,), (RISES,)]
+        np.testing.assert_array_equal(read[0].x[:, 1:], read[1].x[:, 1:])
+
+    def test_a_column_that_contradicts_itself_is_refused_with_both_places(self, table):
+        cells = ["2026-01-01", "03/04/2026", "23/11/2026", "11/23/2026"] * 9
+        message = refused(table({"a": cells, "n": range(36)}))
+        found = "FILE, row 3 (line 4), column a: a date with the day first, and one with the month first in FILE, row 4"
+        assert message == f"{found}; write all as 2026-11-23, or pass --drop a"
+
+    def test_one_that_tells_nothing_is_read_with_the_month_first_and_warned_of(self, table):
+        dataset = read_dataset(table({"a": ["03/04/2026", "05/06/2026"] * 9, "n": N[:2] * 9}))
+        assert dataset.features[0].day_first is False
+        assert dataset.x[:2, 2].tolist() == [3, 5]
+        assert "column a: dates with slashes, such as 03/04/2026, are read with the month first" in dataset.warnings[0]
+
+    def test_without_slashes_there_is_none(self, table):
+        assert only(table({"n": N, "a": ["2026/11/23", "23.11.2026", "2026-11-24", ""]})).day_first is None
 
 
 class TestDropped:
