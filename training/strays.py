@@ -70,5 +70,9 @@ def find(column: str, wanted: Literal["numbers", "datetimes"], texts: Counter[st
 
 def shown(texts: Mapping[str, int]) -> str:
     """The most frequent of these texts, quoted, cut where they are long."""
-    ordered = sorted(texts, key=lambda text: (-texts[text], text))[:SHOWN]
-    return ", ".join(repr(text if len(text) <= WIDEST else text[:WIDEST] + "...") for text in ordered)
+    return ", ".join(map(quoted, sorted(texts, key=lambda text: (-texts[text], text))[:SHOWN]))
+
+
+def quoted(text: str) -> str:
+    """A value in quotes, cut where it is long."""
+    return repr(text if len(text) <= WIDEST else text[:WIDEST] + "...")

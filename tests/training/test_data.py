@@ -296,6 +296,25 @@ class TestRows:
         for data in (path, tmp_path / "t.parquet"):
             assert len(read_dataset(data, label="label", normal=normal).x) == 2
 
+    @pytest.mark.parametrize("normal", ["False", "false", "FALSE"])
+    @pytest.mark.parametrize("written", [("False", "True"), ("false", "true")])
+    def test_labels_that_are_booleans(self, table, tmp_path, normal, written):
+        path = table({"a": [1, 2, 3], "label": [written[0], written[0], written[1]]})
+        pq.write_table(pa.table({"a": [1, 2, 3], "label": [False, False, True]}), tmp_path / "t.parquet")
+        feature = Feature(name="a", kind="numeric")
+        for data in (path, tmp_path / "t.parquet"):
+            assert len(read_dataset(data, label="label", normal=normal).x) == 2
+            assert read_for_evaluation(data, (feature,), "label", normal)[1].tolist() == [False, False, True]
+
+    def test_a_normal_that_no_row_has_is_refused_with_what_there_is(self, table):
+        path = table({"a": range(90), "label": [f"kind {i % 9}" for i in range(90)]})
+        found = "'kind 0', 'kind 1', 'kind 2', 'kind 3', 'kind 4', ..."
+        message = f"FILE: no row whose label is ok (--normal); there are {found}; "
+        assert refused(path, label="label", normal="ok").startswith(message)
+        with pytest.raises(TableError) as caught:
+            read_for_evaluation(path, (Feature(name="a", kind="numeric"),), "label", "ok")
+        assert str(caught.value).replace(str(path), "FILE") == message + "false alarms are counted on normal records"
+
     def test_folder_gz_and_mixed_formats(self, table, tmp_path):
         folder = tmp_path / "folder"
         folder.mkdir()
@@ -370,7 +389,7 @@ class TestRefused:
             (
                 "a,b\n1,2\n3,4\n",
                 {"label": "b", "normal": "0"},
-                "FILE: no row whose b is 0 (--normal); normal records are what a model learns from",
+                "FILE: no row whose b is 0 (--normal); there are '2', '4'; normal records are what a model learns from",
             ),
             ("a,b\n1,0\n3,4\n", {"label": "b", "normal": "0"}, "FILE: one row of normal records only; a model needs many more"),
             (
