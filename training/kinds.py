@@ -6,6 +6,7 @@ batch that holds values chooses; a column that turns out to be something else as
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Literal
 
@@ -21,12 +22,14 @@ from training import strays
 
 MOST_CATEGORIES = 10_000
 FEW_LEVELS = 100  # a text column with more of them, in most rows another one, names its rows
+FEW_ROWS = 20  # so does one of at least so many values that all differ
 STRAY = 0.01  # up to this share of cells that are no number among numbers is a mistake; beyond it, the column is text
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 HEAD = 1_000  # values that are looked at to choose how to read a column
 WHOLE_MAX = 2.0**53  # float64 tells whole numbers apart up to here
 
 Mode = Literal["numbers", "datetimes", "texts"]
+CODE = re.compile(r"\s*(?:0|(\+))\d+\s*", re.ASCII)  # 01067, +49111
 MODES: dict[Kind, Mode] = {"numeric": "numbers", "datetime": "datetimes", "boolean": "texts", "categorical": "texts"}
 # How a file holds a column: CSV cells can be anything, Arrow types say what they are. And what may be asked of it.
 FAMILIES = {
@@ -65,6 +68,7 @@ class Column:
         self.lacking: Counter[Source] = Counter()  # mode texts: cells that lack a value if the column is one of numbers
         self.stray: tuple[Source, int] | None = None  # the first that is not fitting, and its row
         self.others: Counter[str] = Counter()  # all that are not, in mode numbers and datetimes
+        self.zeros = self.pluses = 0  # whole numbers that begin so, as CODE has it
         self.orders: dict[datetimes.Order, tuple[Source, int]] = {}  # of dates with slashes, and the first row of each
         self.unread = False  # a batch came by before anything said how to read it
         self.strays: strays.Strays | None = None
@@ -87,6 +91,8 @@ class Column:
             self._see_texts(array, family, source)
         elif self.mode:
             values, wrong = _read_numbers(array, family) if self.mode == "numbers" else _read_datetimes(array, family)
+            if self.mode == "numbers" and family == "cells" and self.integer and not self.asked:
+                self._see_codes(array)
             if self.mode == "datetimes" and family != "datetimes":
                 self._see_orders(array.to_pylist(), source, rows)
             self._see_values(values, wrong, source, rows)
@@ -113,6 +119,8 @@ class Column:
                 remedy = f"correct it, leave it empty if it is unknown, or pass --categorical {self.name}"
                 raise TableError(f"{source.place(row, self.name)}: {found}; {remedy}")
             raise RereadError("texts")
+        if self._is_of_codes():
+            raise RereadError("texts")
         if self.low == self.high and not missing_rate:
             raise UnusableError("constant")
         if self.mode == "datetimes":
@@ -128,6 +136,10 @@ class Column:
             return []
         if self.mode == "numbers" and self.integer and self.rising and self.rows > FEW_LEVELS:
             return [f"column {self.name} rises from row to row, as an identifier does; if it is one, pass --drop {self.name}"]
+        fit = self.fitting.total() == self.present.total() - self.lacking.total()
+        if self.mode == "texts" and self.tried == "numbers" and fit:
+            read = "its numbers have leading zeros or plus signs, as codes and telephone numbers have, so they are categories"
+            return [f"column {self.name}: {read}; pass --numeric {self.name} if they are amounts"]
         if set(self.orders) == {"either"}:
             read = "dates with slashes, such as 03/04/2026, are read with the month first, though no value tells that it is so"
             return [f"column {self.name}: {read}; write them as 2026-03-04"]
@@ -169,6 +181,16 @@ class Column:
         self.rising = self.rising and bool(there[0] > self.high and (np.diff(there) > 0).all())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.integer = self.integer and bool((there == np.floor(there)).all())
+
+    def _see_codes(self, array: Array) -> None:
+        begins, _ = arrow.by_distinct(array, _begins)
+        self.zeros += int((begins == 0).sum())
+        self.pluses += int((begins == 1).sum())
+
+    def _is_of_codes(self) -> bool:
+        """Whether its numbers are written as postcodes and telephone numbers are; with a negative one, a plus is but a sign."""
+        codes = self.zeros + (self.pluses if self.low >= 0 else 0)
+        return self.integer and self.families.keys() == {"cells"} and codes > STRAY * self.present.total()
 
     def _see_orders(self, texts: list[str | None], source: Source, rows: NDArray[np.int64]) -> None:
         for row, text in enumerate(texts):
@@ -213,7 +235,7 @@ class Column:
         present, fitting = self.present.total(), self.fitting.total()
         if not self.asked and fitting:
             self._check_files()
-            if fitting >= (1 - STRAY) * (present - self.lacking.total()):
+            if fitting >= (1 - STRAY) * (present - self.lacking.total()) and self.tried != "numbers":
                 raise RereadError("numbers")
         if len(self.texts) == 1 and not missing_rate:
             raise UnusableError("constant")
@@ -225,7 +247,8 @@ class Column:
             return Feature(name=self.name, kind="boolean", missing_rate=missing_rate)
         if not self.asked and ("cells" in self.families or self.tried == "datetimes"):
             self.strays = strays.find(self.name, "datetimes" if self.tried == "datetimes" else "numbers", self.texts)
-        if not self.asked and len(self.texts) > FEW_LEVELS and len(self.texts) > present / 2:
+        many = len(self.texts) > FEW_LEVELS and len(self.texts) > present / 2
+        if not self.asked and (many or len(self.texts) == present >= FEW_ROWS):
             raise UnusableError(f"{len(self.texts)} distinct texts in {present} rows: an identifier, or free text")
         return self._categorical(missing_rate)
 
@@ -285,6 +308,12 @@ def _read_datetimes(array: Array, family: str) -> tuple[NDArray[np.float64], lis
         wall = datetimes.parse(texts)
     values = np.where(np.isnat(wall), np.nan, wall.astype(np.int64))
     return values, [row for row, text in enumerate(texts) if text is not None and np.isnan(values[row])]
+
+
+def _begins(text: str) -> float:
+    """0 or 1 where a text begins as a code does, with a zero or a plus; NaN for any other."""
+    found = CODE.fullmatch(text)
+    return np.nan if found is None else float(found[1] is not None)
 
 
 def _whole(text: str) -> int | None:

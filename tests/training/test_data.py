@@ -217,6 +217,45 @@ class TestAlmostNumbers:
         assert told[4:] == ["what did not fit in column a: '5%'"]
 
 
+class TestCodes:
+    """Whole numbers that are written as no amount is: with leading zeros, or with a plus where none has a minus."""
+
+    @pytest.mark.parametrize(
+        "cells",
+        [
+            [f"{i % 60:05}" for i in range(400)],
+            [f"+49{i % 60}" for i in range(400)],
+            [f"0{i % 60}" if i % 20 == 0 else f"{1 + i % 60}" for i in range(400)],
+            [f"{i % 60:05}" for i in range(200)] + ["-", ""] * 100,
+        ],
+    )
+    def test_they_are_categories_and_told_of(self, table, cells):
+        dataset = read_dataset(table({"n": N * 100, "a": cells}))
+        assert dataset.features[1].kind == "categorical"
+        assert not dataset.features[1].integer
+        assert set(dataset.features[1].categories) <= {*cells}
+        assert dataset.warnings[0].startswith("column a: its numbers have leading zeros or plus signs")
+        assert only(table({"n": N * 100, "a": cells}), kinds={"a": "numeric"}).kind == "numeric"
+
+    @pytest.mark.parametrize(
+        "cells",
+        [
+            [f"{i % 9 - 4:+}" for i in range(400)],
+            [f"{i % 9}.50" for i in range(400)],
+            ["0" + str(i / 7) for i in range(400)],
+            [i % 3 * 10 for i in range(400)],
+            ["007", *(i % 90 for i in range(399))],
+        ],
+        ids=["signs", "fractions", "padded fractions", "zeros", "one in a hundred"],
+    )
+    def test_numbers_stay_numbers(self, table, cells):
+        assert only(table({"n": N * 100, "a": cells})).kind == "numeric"
+
+    def test_where_nearly_every_row_has_another_they_are_an_identifier(self, table):
+        (dropped,) = read_dataset(table({"n": N * 100, "a": [f"{i:06}" for i in range(400)]})).dropped
+        assert dropped == Dropped(column="a", reason="400 distinct texts in 400 rows: an identifier, or free text")
+
+
 class TestDateOrder:
     """The order of day and month in dates with slashes: once for a column, from what its numbers tell."""
 
@@ -268,6 +307,15 @@ class TestDropped:
             "id": "300 distinct texts in 300 rows: an identifier, or free text",
             "unwanted": "left out by --drop",
         }
+
+    @pytest.mark.parametrize(("rows", "kind"), [(19, "categorical"), (20, None), (58, None)])
+    def test_in_a_small_table_texts_that_all_differ_are_an_identifier(self, table, rows, kind):
+        dataset = read_dataset(table({"n": np.arange(rows) % 7, "id": [f"u{i}" for i in range(rows)]}))
+        assert [feature.kind for feature in dataset.features[1:]] == ([kind] if kind else [])
+        if not kind:
+            assert dataset.dropped[0].reason == f"{rows} distinct texts in {rows} rows: an identifier, or free text"
+        again = ["u1", *(f"u{i}" for i in range(1, rows))]
+        assert len(read_dataset(table({"n": np.arange(rows) % 7, "id": again})).features) == 2
 
     def test_a_number_that_rises_with_the_rows_is_warned_of(self, table):
         dataset = read_dataset(table({"n": np.arange(200) % 3, "id": range(200)}))
