@@ -140,6 +140,10 @@ class Column:
         if self.mode == "texts" and self.tried == "numbers" and fit:
             read = "its numbers have leading zeros or plus signs, as codes and telephone numbers have, so they are categories"
             return [f"column {self.name}: {read}; pass --numeric {self.name} if they are amounts"]
+        blank = sum(text != text.strip() and text.strip() in self.texts for text in self.texts)
+        if blank:
+            read = f"{blank:,} of its categories differ from another one only by blanks around them"
+            return [f"column {self.name}: {read}; remove the blanks if they mean nothing"]
         if set(self.orders) == {"either"}:
             read = "dates with slashes, such as 03/04/2026, are read with the month first, though no value tells that it is so"
             return [f"column {self.name}: {read}; write them as 2026-03-04"]

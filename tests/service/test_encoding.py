@@ -157,6 +157,11 @@ class TestCsv:
     def test_infinity(self, text):
         assert encode_text(AMOUNT, cells(text))[1] == [(0, "does not fit float32 (infinite or too large)")]
 
+    def test_a_category_is_its_text_with_its_blanks(self):
+        for blank in (" de", "de ", " "):
+            same(encode(COUNTRY, [blank]), encode_text(COUNTRY, cells(blank)), encode_arrow(COUNTRY, cells(blank)))
+            assert encode(COUNTRY, [blank])[0].tolist() == [[3]]
+
     def test_booleans(self):
         texts = cells("true", "FALSE", " Yes", "no", "T", "f", "y", "N", "1", "0", "1.0", "0.0")
         assert encode_text(ONLINE, texts)[0][:, 0].tolist() == [1, 0] * 6

@@ -203,6 +203,11 @@ class TestAlmostNumbers:
         assert [dropped.column for dropped in dataset.dropped] == ["a"]
         assert "so it is left out; write all as 1234.5" in dataset.warnings[0]
 
+    def test_categories_that_blanks_alone_tell_apart(self, table):
+        dataset = self.told(table({"n": range(8), "a": ["DE", "DE ", " AT", "AT", "FR", " US", "FR", "DE"]}))
+        assert dataset.features[1].categories == ("DE", "FR", " AT", " US", "AT", "DE ")
+        assert dataset.warnings[0].startswith("column a: 2 of its categories differ from another one only by blanks around them")
+
     def test_codes_with_a_few_numbers_and_what_was_asked_for_are_no_matter(self, table):
         rows = range(200)
         path = table({"n": [i % 7 for i in rows], "a": [f"A{i % 9}" if i % 3 else i % 9 for i in rows], "b": ["5%", "6"] * 100})
