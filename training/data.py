@@ -18,10 +18,11 @@ from arro3.core import Array, DataType, RecordBatch
 from numpy.typing import NDArray
 
 from service import arrow
-from service.manifest import Dropped, Feature, Kind
+from service.manifest import KL, Dropped, Feature, Kind
 from service.sources import Source, TableError, open_sources
 from service.tables import encode_batch
 from training import strays
+from training.config import Config
 from training.kinds import Column, Mode, RereadError, UnusableError
 
 LABELS_TOLD = 5  # values of the label column in an error
@@ -95,6 +96,13 @@ def read_for_evaluation(
         raise TableError(f"{sources[0].path}: no rows below the header; there is nothing to evaluate")
     rows.check_label("false alarms are counted on normal records")
     return np.concatenate(parts), np.concatenate(odd)
+
+
+def check_fit(dataset: Dataset, config: Config) -> None:
+    """Raises TableError where a table that could be read cannot be fitted with these settings."""
+    check_size(len(dataset.x), config.share_held(len(dataset.x)), config.nets)
+    if config.score == "elbo" and KL in {feature.name for feature in dataset.features}:
+        raise TableError(f"column {KL}: with --score elbo this is the name of the latent term; rename the column, or --drop it")
 
 
 def check_size(n: int, calibration_share: float, folds: int) -> None:

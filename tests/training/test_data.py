@@ -13,7 +13,9 @@ from service.encoding import encode_text
 from service.manifest import Dropped, Feature
 from service.tables import TableError, open_table
 from training import kinds as kinds_module
-from training.data import read_dataset, read_for_evaluation, split
+from training.config import Config
+from training.data import check_fit, read_dataset, read_for_evaluation, split
+from training.options import MOST
 from training.summary import lines
 
 
@@ -502,6 +504,18 @@ class TestRefused:
         assert "its type is neither number, text, boolean nor date; use --drop" in refused(tmp_path / "t.parquet")
         assert len(read_dataset(tmp_path / "t.parquet", drop=["a"]).features) == 1
         assert "it cannot be categorical" in refused(tmp_path / "t.parquet", drop=["a"], kinds={"n": "categorical"})
+
+
+@pytest.mark.parametrize("nets", [2, MOST["nets"]])
+def test_the_folds_of_as_many_nets_as_may_be_have_numbers_of_their_own(nets):
+    assert sorted(set(split(2_000, 0, 0.2, nets).tolist())) == [-1, *range(nets)]
+
+
+def test_the_latent_terms_name_is_not_given_twice(table):
+    dataset = read_dataset(table({"n": N * 9, "_kl": [0.5, 1, 2, 2] * 9}))
+    check_fit(dataset, Config())
+    with pytest.raises(TableError, match=r"column _kl: with --score elbo this is the name of the latent term; rename the column"):
+        check_fit(dataset, Config(score="elbo"))
 
 
 class TestSplit:

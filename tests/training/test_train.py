@@ -1,6 +1,7 @@
 """The whole fit, through the command, on a real table: what is published, said and refused."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -113,6 +114,28 @@ def test_what_each_column_was_taken_for_is_told_before_the_training_and_values_s
     (warning,) = (warning for warning in read_bundle(folder).manifest.warnings if "price" in warning)
     assert "12%" not in warning
     assert told.err.count(warning) == 1
+
+
+def test_ctrl_c_ends_a_fit_in_one_line(tmp_path):
+    data, models = table(tmp_path / "t.csv", rows=5_000), tmp_path / "models"
+    command = [sys.executable, "-m", "training", "fit", str(data), "--model", "shop", "--models-dir", str(models)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert first.startswith("numeric: amount")
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("training fit: interrupted; nothing was published by halves")
+    assert not list(models.glob("shop/2*"))
+
+
+def test_evaluate_and_sample_look_where_the_service_does(payments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ANOMALY_MODELS_DIR", str(payments.models))
+    example.write_csv(example.generate(200, seed=5, anomaly_share=0.1), tmp_path / "fresh.csv")
+    assert main(["evaluate", str(tmp_path / "fresh.csv"), *payments.options, "--json"]) == 0
+    assert main(["sample", "--model", "payments", "--rows", "3", "--output", str(tmp_path / "made.csv")]) == 0
+    assert json.loads(capsys.readouterr().out)["normal"] == 180
 
 
 BAD = {
