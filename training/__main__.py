@@ -134,10 +134,10 @@ def _fit(args: argparse.Namespace) -> None:
     from training.train import choose_device, train  # noqa: PLC0415
 
     choose_device(config)  # a refusal is one line, so what can be refused comes before the summary
-    for line in lines(dataset):
-        print(line, file=sys.stderr)
     recording = run(options, config) if options.track else nullcontext()
     with recording as record:
+        for line in lines(dataset):
+            print(line, file=sys.stderr)
         with show(config) as progress:
             published = train(dataset, options.model, options.models_dir, config, progress, sign, options.promote)
         manifest, version, told = published.manifest, published.folder.name, None
