@@ -11,6 +11,8 @@ from arro3.core import Array, DataType, dictionary_dictionary, dictionary_indice
 from numpy.typing import NDArray
 
 MISSING = frozenset({"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None"})  # cells and categories that mean: no value
+# The same where numbers and datetimes are; anywhere else a category may be called so.
+PLACEHOLDERS = frozenset({"?", "-", "--", "#N/A", "#NA", "<NA>", "na", "none"})
 BOOLEANS = {"true": 1, "t": 1, "yes": 1, "y": 1, "1": 1, "1.0": 1, "false": 0, "f": 0, "no": 0, "n": 0, "0": 0, "0.0": 0}
 
 Floats = NDArray[np.float64]
@@ -69,7 +71,7 @@ def by_distinct(array: Array, parse: Callable[[str], float | None]) -> tuple[Flo
 
 
 def parse_numbers(array: Array) -> tuple[Floats, list[int]]:
-    """(N,) numbers of texts, NaN for null and MISSING, infinite beyond float64; and the rows whose text is no number."""
+    """(N,) numbers of texts, NaN for null and no value, infinite beyond float64; and the rows whose text is no number."""
     parsed = compute.cast(array, DataType.float64())
     numbers = to_numpy(parsed, np.nan)
     if parsed.null_count == array.null_count:
@@ -105,10 +107,16 @@ def wall_times(array: Array) -> NDArray[np.datetime64]:
     return np.asarray(wall)
 
 
-def parse_number(text: str) -> float | None:
-    """The number of a text, blanks around it left aside; NaN for one of MISSING, None for no number."""
+def lacks(text: str) -> bool:
+    """Whether a cell of numbers or datetimes means: no value."""
     text = text.strip()
-    if text in MISSING:
+    return text in MISSING or text in PLACEHOLDERS
+
+
+def parse_number(text: str) -> float | None:
+    """The number of a text, blanks around it left aside; NaN for one that means no value, None for no number."""
+    text = text.strip()
+    if lacks(text):
         return np.nan
     try:
         return float(text) if text.isascii() and "_" not in text else None

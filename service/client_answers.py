@@ -79,6 +79,7 @@ class Feature(msgspec.Struct, frozen=True):
     low: float | None
     high: float | None
     missing_rate: float
+    day_first: bool | None = None
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -2,8 +2,9 @@
 
 A text is read as it is written: an offset or Z after it is accepted and left aside, since 14:05 is an afternoon wherever it is.
 Forms: ISO 8601 (2026-11-23, 2026-11-23T14:05:01.5Z, 20261123T140501, with T or blank), the same with slashes or dots,
-23.11.2026 (a dot: the day first), 11/23/2026 (a slash: the month first, unless the first number is above 12), each with a
-time or without, on 24 or 12 hours (2:05 PM). Anything else, and a day that no calendar has, is no datetime.
+23.11.2026 (a dot: the day first), 11/23/2026 (a slash: the order of the column, or where none is known, the month first unless
+the first number is above 12), each with a time or without, on 24 or 12 hours (2:05 PM). Anything else, and a day that no calendar
+has, is no datetime.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,20 +37,36 @@ _FORM = re.compile(
 )
 
 
-def parse(texts: Sequence[str | None]) -> NDArray[np.datetime64]:
-    """(N,) wall times in microseconds; NaT where there is none or the text is no datetime."""
+_SLASHED = re.compile(r"\s*(\d{1,2})/(\d{1,2})/\d{4}", re.ASCII)
+Order = Literal["day", "month", "either"]
+
+
+def parse(texts: Sequence[str | None], day_first: bool | None = None) -> NDArray[np.datetime64]:
+    """(N,) wall times in microseconds; NaT where there is none or the text is no datetime.
+
+    day_first: whether 03/04/2026 is the 3rd of April; None: each text for itself, by whether its first number is above 12.
+    """
     # NumPy pads its texts with NUL, so that none may hold one.
     given = [text if text and len(text) <= WIDEST and "\0" not in text else "" for text in texts]
     if len(given) < FEW:
-        return np.array([_parse_one(text) for text in given], "M8[us]")
+        return np.array([_parse_one(text, day_first) for text in given], "M8[us]")
     wall = np.full(len(given), NAT)
     # The common case, a well-formed YYYY-MM-DD[ HH:MM[:SS]], is read for all rows at once, as digits of a matrix.
     width = max(19, *map(len, given))
     chars = np.array(given, f"U{width}").view(np.uint32).reshape(len(given), width)
     done = _parse_iso(chars, wall)
     for row in np.flatnonzero(~done & (chars[:, 0] != 0)).tolist():
-        wall[row] = _parse_one(given[row])
+        wall[row] = _parse_one(given[row], day_first)
     return wall
+
+
+def order(text: str) -> Order | None:
+    """What a date such as 23/11/2026 has first, as far as its numbers tell; None for a text of another form."""
+    found = _SLASHED.match(text)
+    if found is None:
+        return None
+    first, second = map(int, found.groups())
+    return "day" if first > 12 else "month" if second > 12 else "either"
 
 
 def columns(wall: NDArray[np.datetime64]) -> NDArray[np.float32]:
@@ -103,7 +121,7 @@ def _parse_iso(chars: NDArray[np.uint32], wall: NDArray[np.datetime64]) -> NDArr
     return np.asarray(form)
 
 
-def _parse_one(text: str) -> np.datetime64:
+def _parse_one(text: str, day_first: bool | None) -> np.datetime64:
     found = _FORM.fullmatch(text.strip())
     if found is None:
         return NAT
@@ -111,7 +129,10 @@ def _parse_one(text: str) -> np.datetime64:
     year, month, day = (part[long] or part[short] for long, short in (("year", "y"), ("month", "m"), ("day", "d")))
     if part["late"]:
         year, first, second = part["late"], part["first"], part["second"]
-        day_first = part["sign"] == "." or int(first) > 12
+        if part["sign"] == ".":
+            day_first = True
+        elif day_first is None:
+            day_first = int(first) > 12
         day, month = (first, second) if day_first else (second, first)
     hour = int(part["H"] or 0)
     if part["half"]:

@@ -51,7 +51,7 @@ def encode(feature: Feature, values: Sequence[Any]) -> Encoded:
 def encode_checked(feature: Feature, values: Sequence[Any]) -> Encoded:
     """As encode, for values of types that are known to be right: checks only what a type does not say, overflow above all."""
     if feature.kind == "datetime":
-        return _datetimes(values)
+        return _datetimes(feature, values)
     if feature.kind == "categorical" and not feature.integer:
         codes, unknown = _text_codes(feature.categories), len(feature.categories)
         return np.array([codes.get(value, unknown) for value in values], np.float32)[:, None], []
@@ -63,9 +63,12 @@ def encode_checked(feature: Feature, values: Sequence[Any]) -> Encoded:
 
 
 def encode_text(feature: Feature, array: Array) -> Encoded:
-    """Encodes N cells of a CSV file, an Arrow array of texts: MISSING is missing, blanks around a value are left aside."""
+    """Encodes N cells of a CSV file, an Arrow array of texts. MISSING is missing; for numbers and datetimes, PLACEHOLDERS too.
+
+    Blanks around a number, a boolean or a datetime are left aside. A category is its text as it stands, blanks and all.
+    """
     if feature.kind == "datetime":
-        return _datetimes([None if text is None or text.strip() in MISSING else text for text in array.to_pylist()])
+        return _datetimes(feature, [None if text is None or arrow.lacks(text) else text for text in array.to_pylist()])
     if feature.kind == "categorical" and not feature.integer:
         codes, unknown = _text_codes(feature.categories), len(feature.categories)
         return _single(*arrow.by_distinct(array, lambda text: codes.get(text, unknown)))
@@ -196,10 +199,11 @@ def _whole(feature: Feature, numbers: Floats) -> Encoded:
     return _single(code, np.flatnonzero(wrong).tolist(), NOT_WHOLE)
 
 
-def _datetimes(texts: Sequence[str | None]) -> Encoded:
-    wall = datetimes.parse(texts)
+def _datetimes(feature: Feature, texts: Sequence[str | None]) -> Encoded:
+    wall = datetimes.parse(texts, feature.day_first)
     wrong = [row for row in np.flatnonzero(np.isnat(wall)).tolist() if texts[row] is not None]
-    return datetimes.columns(wall), [(row, NOT_A_DATETIME) for row in wrong]
+    order = {None: "", True: "; with slashes, the day comes first", False: "; with slashes, the month comes first"}
+    return datetimes.columns(wall), [(row, NOT_A_DATETIME + order[feature.day_first]) for row in wrong]
 
 
 def _float(value: float | None) -> float:

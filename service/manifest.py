@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
@@ -70,6 +78,7 @@ class Feature(_Model):
     high: float | None = None
     missing_rate: float = Field(0.0, ge=0, le=1)  # share of the training records without a value
     reference: Reference | None = None  # None in bundles that were made before there was one
+    day_first: bool | None = None  # datetime only: in dates with slashes; None where training saw none, each for itself then
 
     @model_validator(mode="after")
     def _reference_fits(self) -> Feature:
@@ -83,6 +92,14 @@ class Feature(_Model):
             if len(self.reference.counts) != cells:
                 raise ValueError(f"{cells} counts are needed in the reference of a feature of this kind")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Older readers refuse a member that they do not know: it is there only where it says something."""
+        members: dict[str, Any] = dump(self)
+        if self.day_first is None:
+            members.pop("day_first", None)
+        return members
 
     @property
     def width(self) -> int:

@@ -145,6 +145,7 @@ class FeatureInfo(BaseModel):
     low: float | None
     high: float | None
     missing_rate: float
+    day_first: bool | None = Field(None, description="of datetimes: what a date such as 03/04/2026 has first; null: not known")
 
 
 class ModelDetail(ModelSummary):
@@ -279,4 +280,5 @@ def _words(feature: Feature) -> dict[str, Any]:
     if feature.categories:
         return {"description": "categorical", "examples": list(feature.categories[:5])}
     seen = f", seen from {feature.low:g} to {feature.high:g}" if feature.low is not None and feature.high is not None else ""
-    return {"description": feature.kind + seen}
+    order = {None: "", True: ", the day first in dates with slashes", False: ", the month first in dates with slashes"}
+    return {"description": feature.kind + seen + order[feature.day_first]}

@@ -210,7 +210,8 @@ class Alignment:
 
 
 def _differ(one: Feature, other: Feature) -> bool:
-    return one.kind != other.kind or (one.kind == "categorical" and one.integer != other.integer)
+    same = one.kind == other.kind and bool(one.day_first) == bool(other.day_first)
+    return not same or (one.kind == "categorical" and one.integer != other.integer)
 
 
 def _together(taken: list[Waiting]) -> list[Waiting]:

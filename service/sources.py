@@ -9,6 +9,7 @@ import csv
 import glob
 import gzip
 import io
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,9 @@ from arro3.io import read_csv, read_parquet
 
 CSV_ENDINGS = (".csv", ".csv.gz")
 PARQUET_ENDINGS = (".parquet", ".pq")
-DELIMITERS = ",;\t|"  # the first of these that the header holds
+DELIMITERS = ",;\t|"  # one of these
+LOOKED_AT = 1 << 16  # characters at the start of a file, that tell which
+_QUOTED, _LINE = re.compile(r'"[^"]*(?:"|$)'), re.compile(r"\r\n|\r|\n")
 BATCH_CELLS = 1 << 20  # a batch's worth of values: it stays small however wide the table
 
 
@@ -82,9 +85,21 @@ class Source:
 
     @cached_property
     def _delimiter(self) -> str:
+        """The mark that splits the first rows as it splits the header. Raises TableError where two of them do it equally well."""
         with self._text() as file:
-            header = file.readline()
-        return next((mark for mark in DELIMITERS if mark in header), ",")
+            start = file.read(LOOKED_AT)
+        header, *rows = [line for line in _LINE.split(_QUOTED.sub('"', start)) if line] or [""]
+        if len(start) == LOOKED_AT and len(rows) > 1:
+            rows.pop()  # which may go on
+        alike = {mark: sum(row.count(mark) == header.count(mark) for row in rows) for mark in DELIMITERS if mark in header}
+        best = [mark for mark in alike if alike[mark] == max(alike.values())]
+        if len(best) > 1:
+            marks = " and ".join("a tab" if mark == "\t" else f"'{mark}'" for mark in best)
+            raise TableError(
+                f"{self.path}: the header holds {marks}, and the rows do not tell which one separates the columns; "
+                "put cells that hold the other in quotes, also in the header"
+            )
+        return best[0] if best else ","
 
     @property
     def _is_gzip(self) -> bool:

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from service.detector import Detector
 
 
+MODELS_DIR = "default: ANOMALY_MODELS_DIR, or models where it is not set"
+LEFT = {  # what an interrupted command leaves
+    "fit": "nothing was published by halves, and nets that were finished are kept: the same command goes on from there",
+    "evaluate": "nothing was written",
+    "sample": "no file was left half-written",
+}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, no usage: what was found and what to do."""
@@ -30,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit code is 0, 2 where arguments or data cannot be used, or 1 where training failed."""
+    """Runs one command; exit code 0, 2 where arguments or data cannot be used, 1 where training failed, 130 after Ctrl-C."""
     args = _parse(arguments)
     try:
         args.run(args)
@@ -40,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FitError, GraphError, ParityError, TrackingError) as error:
         print(f"training {args.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"training {args.command}: interrupted; {LEFT[args.command]}", file=sys.stderr)
+        return 130
     except OSError as error:
         print(
             f"training {args.command}: {error}; the versions that are published are whole; mend it and run this again",
@@ -59,7 +70,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     fit.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings; options given here come before it")
     fit.add_argument("--model", metavar="NAME", help="the model's name: a folder of models-dir")
-    fit.add_argument("--models-dir", type=Path, metavar="DIR", help="default: models")
+    fit.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_DIR)
     fit.add_argument("--label", metavar="COLUMN", help="the column that says what a record is")
     fit.add_argument("--normal", metavar="VALUE", help="its value for normal records; others never train")
     fit.add_argument("--seed", type=int, help="the same seed and data give the same bundle (default 0)")
@@ -97,7 +108,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     for command in (evaluate, sample):
         command.add_argument("--model", required=True, metavar="NAME", help="the model's name: a folder of models-dir")
-        command.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="default: models")
+        command.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_DIR)
     evaluate.add_argument("--label", metavar="COLUMN", required=True, help="the column that says what a record is")
     evaluate.add_argument("--normal", metavar="VALUE", required=True, help="its value for normal records")
     return parser.parse_args(arguments)
@@ -106,9 +117,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _fit(args: argparse.Namespace) -> None:
     options, config = read(vars(args), args.config)
     from training.compare import compare  # noqa: PLC0415
-    from training.data import read_dataset  # noqa: PLC0415
+    from training.data import check_fit, read_dataset  # noqa: PLC0415
     from training.progress import show  # noqa: PLC0415
+    from training.summary import lines  # noqa: PLC0415
 
+    check_name(options.model)
     sign = None
     if options.sign_key:
         from service.signature import signer  # noqa: PLC0415
@@ -116,16 +129,19 @@ def _fit(args: argparse.Namespace) -> None:
         sign = signer(options.sign_key)
     served = _served(options) if options.compare else None
     dataset = read_dataset(options.data, options.label, options.normal, options.drop, options.kinds)
-    from training.train import train  # noqa: PLC0415 - torch takes two seconds to import: who reads a refusal need not wait
+    check_fit(dataset, config)
+    # torch takes two seconds to import: who reads a refusal need not wait
+    from training.train import choose_device, train  # noqa: PLC0415
 
+    choose_device(config)  # a refusal is one line, so what can be refused comes before the summary
     recording = run(options, config) if options.track else nullcontext()
     with recording as record:
+        for line in lines(dataset):
+            print(line, file=sys.stderr)
         with show(config) as progress:
             published = train(dataset, options.model, options.models_dir, config, progress, sign, options.promote)
         manifest, version, told = published.manifest, published.folder.name, None
-        for dropped in manifest.dropped:
-            print(f"left out: column '{dropped.column}': {dropped.reason}", file=sys.stderr)
-        for warning in manifest.warnings:
+        for warning in manifest.warnings[len(dataset.warnings) :]:
             print(f"warning: {warning}", file=sys.stderr)
         for name, figure in manifest.metrics.items():
             print(f"{name}: {figure:.4g}", file=sys.stderr)
@@ -161,8 +177,9 @@ def _served(options: Options) -> Detector | None:
 def _evaluate(args: argparse.Namespace) -> None:
     from training.evaluate import evaluate  # noqa: PLC0415
 
-    trusted = Settings.read().trusted_keys
-    evaluation = evaluate(args.models_dir, args.model, args.data, args.label, args.normal, trusted=trusted)
+    settings = Settings.read()
+    models_dir = args.models_dir or settings.models_dir
+    evaluation = evaluate(models_dir, args.model, args.data, args.label, args.normal, trusted=settings.trusted_keys)
     print(evaluation.as_json() if args.json else evaluation.as_table())
 
 
@@ -173,7 +190,9 @@ def _sample(args: argparse.Namespace) -> None:
         raise argparse.ArgumentTypeError(f"--rows {args.rows}: at least 1 is needed")
     if args.seed < 0:
         raise argparse.ArgumentTypeError(f"--seed {args.seed}: 0 or more is needed")
-    sample(args.models_dir, args.model, args.rows, args.seed, args.output, trusted=Settings.read().trusted_keys)
+    settings = Settings.read()
+    models_dir = args.models_dir or settings.models_dir
+    sample(models_dir, args.model, args.rows, args.seed, args.output, trusted=settings.trusted_keys)
 
 
 def _share(text: str) -> float:

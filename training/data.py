@@ -18,11 +18,14 @@ from arro3.core import Array, DataType, RecordBatch
 from numpy.typing import NDArray
 
 from service import arrow
-from service.manifest import Dropped, Feature, Kind
+from service.manifest import KL, Dropped, Feature, Kind
 from service.sources import Source, TableError, open_sources
 from service.tables import encode_batch
+from training import strays
+from training.config import Config
 from training.kinds import Column, Mode, RereadError, UnusableError
 
+LABELS_TOLD = 5  # values of the label column in an error
 LEAST = 2  # normal rows; so few make no good model, but one makes none
 
 
@@ -35,9 +38,10 @@ class Dataset:
     anomalies_x: NDArray[np.float32]  # (M, C)
     rows: NDArray[np.intp]  # (N,) where the normal ones are among all rows below the headers, the first being 1
     dropped: tuple[Dropped, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # without values, for the manifest
     sources: tuple[tuple[str, str], ...]  # (file name, SHA-256)
     asked: Mapping[str, Any] = field(default_factory=dict)  # how it was to be read, for the manifest
+    strays: Mapping[str, str] = field(default_factory=dict)  # column -> values that kept it from being numbers, for the terminal
 
 
 def read_dataset(
@@ -63,10 +67,12 @@ def read_dataset(
         reason = dropped[0].reason if dropped else "there is none but the label"
         raise TableError(f"{sources[0].path}: no column holds anything to learn from ({reason}); check the data")
     x, anomalies, places = _encode(rows, features)
-    warnings = tuple(warning for feature in features for warning in columns[feature.name].warnings())
+    used = {feature.name for feature in features}
+    warnings = tuple(warning for name in names for warning in columns[name].warnings(dropped=name not in used))
+    odd = {name: found.shown() for name in names if (found := columns[name].strays)}
     digests = tuple((source.path.name, _sha256(source.path)) for source in sources)
     told = {"label": label, "normal": normal, "drop": list(drop), "kinds": asked}
-    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, digests, told)
+    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, digests, told, odd)
 
 
 def read_for_evaluation(
@@ -74,7 +80,7 @@ def read_for_evaluation(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """x (N, C) of every row, encoded as when it is scored, and is_anomaly (N,): there is a label and it is not `normal`.
 
-    Raises TableError.
+    Raises TableError, also where no row is normal.
     """
     sources = open_sources(data)
     _check_columns(sources[0], label, (), {})
@@ -82,12 +88,27 @@ def read_for_evaluation(
     if lacking:
         raise TableError(f"{sources[0].path}: no column {lacking[0]}, which the model needs; add it, empty where unknown")
     parts, odd = [], []
-    for source, batch, first, is_normal in _Rows(sources, label, normal):
+    rows = _Rows(sources, label, normal)
+    for source, batch, first, is_normal in rows:
         parts.append(encode_batch(source, batch, features, first))
         odd.append(~is_normal)
     if not parts:
         raise TableError(f"{sources[0].path}: no rows below the header; there is nothing to evaluate")
+    rows.check_label("false alarms are counted on normal records")
     return np.concatenate(parts), np.concatenate(odd)
+
+
+def check_fit(dataset: Dataset, config: Config) -> None:
+    """Raises TableError where a table that could be read cannot be fitted with these settings."""
+    check_size(len(dataset.x), config.share_held(len(dataset.x)), config.nets)
+    if config.score == "elbo" and KL in {feature.name for feature in dataset.features}:
+        raise TableError(f"column {KL}: with --score elbo this is the name of the latent term; rename the column, or --drop it")
+
+
+def check_size(n: int, calibration_share: float, folds: int) -> None:
+    """Raises TableError where a fold of a split would have fewer than two of n normal records."""
+    if n - round(n * calibration_share) < 2 * folds:
+        raise TableError(f"{n} normal rows are too few: {2 * folds} are needed at least, two for each of {folds} nets")
 
 
 def split(n: int, seed: int, calibration_share: float, folds: int) -> NDArray[np.int8]:
@@ -96,9 +117,8 @@ def split(n: int, seed: int, calibration_share: float, folds: int) -> NDArray[np
     The calibration records are calibration_share of all, rounded; the folds' sizes differ by one at most. The same for the same
     arguments. Raises TableError where a fold would have fewer than two records.
     """
+    check_size(n, calibration_share, folds)
     held = round(n * calibration_share)
-    if n - held < 2 * folds:
-        raise TableError(f"{n} normal rows are too few: {2 * folds} are needed at least, two for each of {folds} nets")
     part = np.empty(n, np.int8)
     order = np.random.default_rng(seed).permutation(n)
     part[order[:held]] = -1
@@ -112,6 +132,7 @@ class _Rows:
     def __init__(self, sources: Sequence[Source], label: str | None, normal: str | None) -> None:
         self.sources, self._label, self._normal = sources, label, normal
         self.normals = self.others = 0  # rows, known after one iteration
+        self._labels: dict[str, None] = {}  # some that were seen, in the order of the table
 
     def __iter__(self) -> Iterator[tuple[Source, RecordBatch, int, NDArray[np.bool_]]]:
         self.normals = self.others = 0
@@ -128,12 +149,17 @@ class _Rows:
 
     def check(self) -> None:
         """Raises TableError where there are not normal rows enough; to be asked after an iteration."""
-        if not self.normals:
-            what = f"no row whose {self._label} is {self._normal} (--normal)"
-            raise TableError(f"{self.sources[0].path}: {what}; normal records are what a model learns from")
+        self.check_label("normal records are what a model learns from")
         if self.normals < LEAST:
             what = "one row of normal records" if self.others else "one row"
             raise TableError(f"{self.sources[0].path}: {what} only; a model needs many more")
+
+    def check_label(self, why: str) -> None:
+        """Raises TableError, which says why normal rows are needed, where there is none; to be asked after an iteration."""
+        if not self.normals:
+            found = ", ".join(map(strays.quoted, self._labels)) + (", ..." if len(self._labels) == LABELS_TOLD else "")
+            what = f"no row whose {self._label} is {self._normal} (--normal); there are {found}"
+            raise TableError(f"{self.sources[0].path}: {what}; {why}")
 
     def _is_normal(self, source: Source, batch: RecordBatch, first: int) -> NDArray[np.bool_]:
         if self._label is None or self._normal is None:
@@ -142,7 +168,13 @@ class _Rows:
         if not arrow.is_text(labels.type):
             labels = compute.cast(labels, DataType.string())
         wanted = _canonical(self._normal)
-        same, missing = arrow.by_distinct(labels, lambda text: None if not text.strip() else float(_canonical(text) == wanted))
+
+        def is_wanted(text: str) -> float | None:
+            if text.strip() and len(self._labels) < LABELS_TOLD:
+                self._labels[text.strip()] = None
+            return float(_canonical(text) == wanted) if text.strip() else None
+
+        same, missing = arrow.by_distinct(labels, is_wanted)
         missing += np.flatnonzero(np.isnan(same)).tolist()
         if missing:
             raise TableError(f"{source.place(first + min(missing), self._label)}: no label; fill it in or remove the row")
@@ -167,7 +199,8 @@ def _understand(
     reasons: dict[str, str] = {}
     modes: dict[str, Mode | None] = dict.fromkeys(names)
     while modes:
-        columns |= {name: Column(name, asked.get(name), mode) for name, mode in modes.items()}
+        tried = {name: column.mode for name, column in columns.items()}
+        columns |= {name: Column(name, asked.get(name), mode, tried.get(name)) for name, mode in modes.items()}
         for source, batch, first, is_normal in rows:
             numbers = first + np.flatnonzero(is_normal)
             kept = None if is_normal.all() else Array.from_numpy(is_normal)
@@ -205,8 +238,10 @@ def _encode(rows: _Rows, features: Sequence[Feature]) -> tuple[NDArray[np.float3
 
 
 def _canonical(value: str) -> str:
-    """One text for one label: 1, 1.0 and ' 1' are the same, as a number and as a text."""
+    """One text for one label: 1, 1.0 and ' 1' are the same, as a number and as a text, and True and true."""
     text = value.strip()
+    if text.lower() in ("true", "false"):  # Parquet's booleans and those that CSV files have
+        return text.lower()
     try:
         return repr(float(text))
     except ValueError:

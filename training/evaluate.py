@@ -20,7 +20,7 @@ BATCH = 16_384  # records
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one model on one table; None where the table has no records of the kind that a figure needs."""
+    """The figures of one model on one table; None for those that need anomalies, where the table has none."""
 
     model: str
     version: str
@@ -31,9 +31,9 @@ class Evaluation:
     anomalies: int  # records
     auroc: Estimate | None
     average_precision: Estimate | None
-    false_alarm_rate: Estimate | None  # share of the normal records that are flagged
+    false_alarm_rate: Estimate  # share of the normal records that are flagged
     true_alarm_rate: Estimate | None  # share of the anomalies that are flagged
-    false_alarm_band: tuple[float, float] | None  # where that rate lies with 95 % if all normal records are alike
+    false_alarm_band: tuple[float, float]  # where that rate lies with 95 % if all normal records are alike
 
     def as_table(self) -> str:
         """The figures as plain text, a line each."""
@@ -47,14 +47,12 @@ class Evaluation:
             _line("false-alarm rate", self.false_alarm_rate, 100),
             _line("true-alarm rate", self.true_alarm_rate, 100),
         ]
-        if self.false_alarm_band is not None and self.false_alarm_rate is not None:
-            low, high = self.false_alarm_band
-            rate = self.false_alarm_rate.value
-            verdict = "inside" if low <= rate <= high else "below" if rate < low else "above"
-            band = f"{100 * low:.2f} to {100 * high:.2f} %"
-            told = f"{self.normal} normal records like those of the training give {band} false alarms in 95 of 100 cases"
-            lines += ["", f"{told}: these are {verdict}."]
-        return "\n".join(lines)
+        low, high = self.false_alarm_band
+        rate = self.false_alarm_rate.value
+        verdict = "inside" if low <= rate <= high else "below" if rate < low else "above"
+        band = f"{100 * low:.2f} to {100 * high:.2f} %"
+        told = f"{self.normal} normal records like those of the training give {band} false alarms in 95 of 100 cases"
+        return "\n".join([*lines, "", f"{told}: these are {verdict}."])
 
     def as_json(self) -> str:
         """The figures as one line of JSON; rates as shares of 1, null for a figure that the table does not give."""
@@ -83,7 +81,6 @@ def evaluate(
     flagged = np.concatenate([part.is_anomaly for part in parts])
     anomalies = int(is_anomaly.sum())
     normals = len(x) - anomalies
-    comparable = anomalies > 0 and normals > 0
     alpha, n = detector.manifest.alpha, len(detector.manifest.calibration.scores)
     return Evaluation(
         model=detector.name,
@@ -93,11 +90,11 @@ def evaluate(
         threshold=detector.manifest.threshold,
         normal=normals,
         anomalies=anomalies,
-        auroc=auroc_estimate(is_anomaly, score) if comparable else None,
-        average_precision=average_precision_estimate(is_anomaly, score) if comparable else None,
-        false_alarm_rate=rate_estimate(int((flagged & ~is_anomaly).sum()), normals) if normals else None,
+        auroc=auroc_estimate(is_anomaly, score) if anomalies else None,
+        average_precision=average_precision_estimate(is_anomaly, score) if anomalies else None,
+        false_alarm_rate=rate_estimate(int((flagged & ~is_anomaly).sum()), normals),
         true_alarm_rate=rate_estimate(int((flagged & is_anomaly).sum()), anomalies) if anomalies else None,
-        false_alarm_band=false_alarm_band(n, normals, alpha) if normals else None,
+        false_alarm_band=false_alarm_band(n, normals, alpha),
     )
 
 

@@ -6,6 +6,7 @@ batch that holds values chooses; a column that turns out to be something else as
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Literal
 
@@ -17,15 +18,18 @@ from numpy.typing import NDArray
 from service import arrow, datetimes
 from service.manifest import Feature, Kind
 from service.sources import Source, TableError
+from training import strays
 
 MOST_CATEGORIES = 10_000
 FEW_LEVELS = 100  # a text column with more of them, in most rows another one, names its rows
+FEW_ROWS = 20  # so does one of at least so many values that all differ
 STRAY = 0.01  # up to this share of cells that are no number among numbers is a mistake; beyond it, the column is text
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 HEAD = 1_000  # values that are looked at to choose how to read a column
 WHOLE_MAX = 2.0**53  # float64 tells whole numbers apart up to here
 
 Mode = Literal["numbers", "datetimes", "texts"]
+CODE = re.compile(r"\s*(?:0|(\+))\d+\s*", re.ASCII)  # 01067, +49111
 MODES: dict[Kind, Mode] = {"numeric": "numbers", "datetime": "datetimes", "boolean": "texts", "categorical": "texts"}
 # How a file holds a column: CSV cells can be anything, Arrow types say what they are. And what may be asked of it.
 FAMILIES = {
@@ -50,9 +54,9 @@ class UnusableError(Exception):
 class Column:
     """What has been seen of a column of a table."""
 
-    def __init__(self, name: str, asked: Kind | None, mode: Mode | None = None) -> None:
-        """A column of which nothing was seen; `asked`: the kind that the user wants."""
-        self.name, self.asked = name, asked
+    def __init__(self, name: str, asked: Kind | None, mode: Mode | None = None, tried: Mode | None = None) -> None:
+        """A column of which nothing was seen; asked: the kind that the user wants; tried: a mode that it turned out not to be."""
+        self.name, self.asked, self.tried = name, asked, tried
         self.mode: Mode | None = MODES[asked] if asked else mode
         self.rows = 0
         self.low, self.high = np.inf, -np.inf
@@ -61,7 +65,13 @@ class Column:
         self.families: dict[str, Source] = {}  # with the first file of each
         self.present: Counter[Source] = Counter()  # cells that are not missing
         self.fitting: Counter[Source] = Counter()  # those that are a number (mode texts, too) or a datetime
-        self.stray: tuple[Source, int] | None = None  # the first that is not, and its row
+        self.lacking: Counter[Source] = Counter()  # mode texts: cells that lack a value if the column is one of numbers
+        self.stray: tuple[Source, int] | None = None  # the first that is not fitting, and its row
+        self.others: Counter[str] = Counter()  # all that are not, in mode numbers and datetimes
+        self.zeros = self.pluses = 0  # whole numbers that begin so, as CODE has it
+        self.orders: dict[datetimes.Order, tuple[Source, int]] = {}  # of dates with slashes, and the first row of each
+        self.unread = False  # a batch came by before anything said how to read it
+        self.strays: strays.Strays | None = None
 
     def see(self, array: Array, source: Source, rows: NDArray[np.int64]) -> None:
         """Takes in values of a batch; rows (n,) are their numbers in the file. Raises TableError."""
@@ -76,14 +86,23 @@ class Column:
         self._check_families()
         if self.mode is None:
             self.mode = _choose(array, family)
+            self.unread = self.unread or self.mode is None
         if self.mode == "texts":
             self._see_texts(array, family, source)
         elif self.mode:
             values, wrong = _read_numbers(array, family) if self.mode == "numbers" else _read_datetimes(array, family)
+            if self.mode == "numbers" and family == "cells" and self.integer and not self.asked:
+                self._see_codes(array)
+            if self.mode == "datetimes" and family != "datetimes":
+                self._see_orders(array.to_pylist(), source, rows)
             self._see_values(values, wrong, source, rows)
+            if wrong:
+                self.others.update(compute.take(array, Array.from_numpy(np.array(wrong))).to_pylist())
 
     def feature(self) -> Feature:
         """The feature that the column is. Raises RereadError, UnusableError or, where it is ambiguous, TableError."""
+        if self.unread and self.mode in (None, "texts"):
+            raise RereadError("texts")
         present, fitting = self.present.total(), self.fitting.total()
         if not present:
             raise UnusableError("no values")
@@ -94,21 +113,40 @@ class Column:
             if not self.asked:
                 self._check_files()
             if self.asked or fitting >= (1 - STRAY) * present:
-                wanted = "number" if self.mode == "numbers" else "datetime"
                 source, row = self.stray
-                raise TableError(f"{source.place(row, self.name)}: not a {wanted}; fix it or pass --categorical {self.name}")
+                wanted = "number" if self.mode == "numbers" else "datetime"
+                found = f"not a {wanted}, as {self.others.total():,} of {present:,} values ({strays.shown(self.others)})"
+                remedy = f"correct it, leave it empty if it is unknown, or pass --categorical {self.name}"
+                raise TableError(f"{source.place(row, self.name)}: {found}; {remedy}")
+            raise RereadError("texts")
+        if self._is_of_codes():
             raise RereadError("texts")
         if self.low == self.high and not missing_rate:
             raise UnusableError("constant")
         if self.mode == "datetimes":
-            return Feature(name=self.name, kind="datetime", missing_rate=missing_rate)
+            return Feature(name=self.name, kind="datetime", missing_rate=missing_rate, day_first=self._day_first())
         low, high = float(np.float32(self.low)), float(np.float32(self.high))
         return Feature(name=self.name, kind="numeric", integer=self.integer, low=low, high=high, missing_rate=missing_rate)
 
-    def warnings(self) -> list[str]:
-        """What the user should know of the column that became a feature."""
+    def warnings(self, *, dropped: bool = False) -> list[str]:
+        """What the user should know of the column, that became a feature or was dropped. No value of the table is in it."""
+        if self.strays:
+            return [self.strays.warning("left out" if dropped else "a category now")]
+        if dropped:
+            return []
         if self.mode == "numbers" and self.integer and self.rising and self.rows > FEW_LEVELS:
             return [f"column {self.name} rises from row to row, as an identifier does; if it is one, pass --drop {self.name}"]
+        fit = self.fitting.total() == self.present.total() - self.lacking.total()
+        if self.mode == "texts" and self.tried == "numbers" and fit:
+            read = "its numbers have leading zeros or plus signs, as codes and telephone numbers have, so they are categories"
+            return [f"column {self.name}: {read}; pass --numeric {self.name} if they are amounts"]
+        blank = sum(text != text.strip() and text.strip() in self.texts for text in self.texts)
+        if blank:
+            read = f"{blank:,} of its categories differ from another one only by blanks around them"
+            return [f"column {self.name}: {read}; remove the blanks if they mean nothing"]
+        if set(self.orders) == {"either"}:
+            read = "dates with slashes, such as 03/04/2026, are read with the month first, though no value tells that it is so"
+            return [f"column {self.name}: {read}; write them as 2026-03-04"]
         if len(self.texts) > MOST_CATEGORIES:
             return [
                 f"column {self.name}: {len(self.texts)} categories; those beyond the {MOST_CATEGORIES} most frequent are unknown"
@@ -124,7 +162,7 @@ class Column:
             raise TableError(f"column {self.name}: {places}; write both alike or pass --drop {self.name}")
 
     def _check_files(self) -> None:
-        numbers = [source for source in self.present if self.fitting[source] == self.present[source]]
+        numbers = [source for source in self.present if self.fitting[source] == self.present[source] - self.lacking[source]]
         texts = [source for source in self.present if self.fitting[source] == 0]
         if numbers and texts:
             places = f"{self.mode if self.mode == 'datetimes' else 'numbers'} in {numbers[0].path} and text in {texts[0].path}"
@@ -148,6 +186,29 @@ class Column:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.integer = self.integer and bool((there == np.floor(there)).all())
 
+    def _see_codes(self, array: Array) -> None:
+        begins, _ = arrow.by_distinct(array, _begins)
+        self.zeros += int((begins == 0).sum())
+        self.pluses += int((begins == 1).sum())
+
+    def _is_of_codes(self) -> bool:
+        """Whether its numbers are written as postcodes and telephone numbers are; with a negative one, a plus is but a sign."""
+        codes = self.zeros + (self.pluses if self.low >= 0 else 0)
+        return self.integer and self.families.keys() == {"cells"} and codes > STRAY * self.present.total()
+
+    def _see_orders(self, texts: list[str | None], source: Source, rows: NDArray[np.int64]) -> None:
+        for row, text in enumerate(texts):
+            if text is not None and "/" in text and (order := datetimes.order(text)):
+                self.orders.setdefault(order, (source, int(rows[row])))
+
+    def _day_first(self) -> bool | None:
+        """What dates with slashes have first, once for the whole column. Raises TableError where they contradict each other."""
+        if {"day", "month"} <= self.orders.keys():
+            (source, row), (other, at) = self.orders["day"], self.orders["month"]
+            found = f"a date with the day first, and one with the month first in {other.path}, row {at}"
+            raise TableError(f"{source.place(row, self.name)}: {found}; write all as 2026-11-23, or pass --drop {self.name}")
+        return "day" in self.orders if self.orders else None
+
     def _see_texts(self, array: Array, family: str, source: Source) -> None:
         if family == "numbers":
             numbers, times = np.unique(arrow.floats(array), return_counts=True, equal_nan=True)
@@ -167,9 +228,10 @@ class Column:
             texts, counts = [every[place] for place in kept], times[kept].tolist()
         self.present[source] += sum(counts)
         if family == "cells":
-            self.fitting[source] += sum(
-                count for text, count in zip(texts, counts, strict=True) if arrow.parse_number(text) is not None
-            )
+            for text, count in zip(texts, counts, strict=True):
+                number = arrow.parse_number(text)
+                if number is not None:
+                    (self.lacking if np.isnan(number) else self.fitting)[source] += count
         for text, count in zip(texts, counts, strict=True):
             self.texts[text] += count
 
@@ -177,7 +239,7 @@ class Column:
         present, fitting = self.present.total(), self.fitting.total()
         if not self.asked and fitting:
             self._check_files()
-            if fitting >= (1 - STRAY) * present:
+            if fitting >= (1 - STRAY) * (present - self.lacking.total()) and self.tried != "numbers":
                 raise RereadError("numbers")
         if len(self.texts) == 1 and not missing_rate:
             raise UnusableError("constant")
@@ -187,7 +249,10 @@ class Column:
             raise TableError(f"{source.path}, column {self.name}: not only true, false, yes, no, 1 and 0; use --categorical")
         if boolean and self.asked != "categorical":
             return Feature(name=self.name, kind="boolean", missing_rate=missing_rate)
-        if not self.asked and len(self.texts) > FEW_LEVELS and len(self.texts) > present / 2:
+        if not self.asked and ("cells" in self.families or self.tried == "datetimes"):
+            self.strays = strays.find(self.name, "datetimes" if self.tried == "datetimes" else "numbers", self.texts)
+        many = len(self.texts) > FEW_LEVELS and len(self.texts) > present / 2
+        if not self.asked and (many or len(self.texts) == present >= FEW_ROWS):
             raise UnusableError(f"{len(self.texts)} distinct texts in {present} rows: an identifier, or free text")
         return self._categorical(missing_rate)
 
@@ -226,7 +291,7 @@ def _choose(array: Array, family: str) -> Mode | None:
     if family == "booleans":
         return "texts"
     head = min(len(array), HEAD)  # a slice beyond the end is no shorter slice but a panic
-    texts = [text for text in array.slice(0, head).to_pylist() if text is not None and text.strip() not in arrow.MISSING]
+    texts = [text for text in array.slice(0, head).to_pylist() if text is not None and not arrow.lacks(text)]
     if not texts:
         return _choose(array.slice(head, len(array) - head), family) if len(array) > head else None
     if family == "cells" and sum(arrow.parse_number(text) is not None for text in texts) >= len(texts) / 2:
@@ -243,10 +308,16 @@ def _read_datetimes(array: Array, family: str) -> tuple[NDArray[np.float64], lis
     if family == "datetimes":
         wall = arrow.wall_times(array)
     else:
-        texts = [None if text is None or text.strip() in arrow.MISSING else text for text in array.to_pylist()]
+        texts = [None if text is None or arrow.lacks(text) else text for text in array.to_pylist()]
         wall = datetimes.parse(texts)
     values = np.where(np.isnat(wall), np.nan, wall.astype(np.int64))
     return values, [row for row, text in enumerate(texts) if text is not None and np.isnan(values[row])]
+
+
+def _begins(text: str) -> float:
+    """0 or 1 where a text begins as a code does, with a zero or a plus; NaN for any other."""
+    found = CODE.fullmatch(text)
+    return np.nan if found is None else float(found[1] is not None)
 
 
 def _whole(text: str) -> int | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from service.manifest import Kind
+from service.settings import Settings
 from training.config import Config
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -21,7 +22,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # The least value of a setting, where that is not 1 for a whole number and more than 0 for any other; and the largest, if any.
 LEAST = {"seed": 0, "nets": 2, "calibration_from": 0, "memory": 2, "pool": 2}
 LEAST |= dict.fromkeys(("noise", "mask", "locality", "net_weight", "centres_weight"), 0)
-MOST = {"mask": 1}
+MOST = {"mask": 1, "nets": 128}  # folds are numbered in int8
 SHARES = ("target_fpr", "calibration_share")  # below 1
 
 
@@ -35,7 +36,7 @@ class Options:
 
     data: str
     model: str
-    models_dir: Path = Path("models")
+    models_dir: Path = Path("models")  # the default is that of the service, ANOMALY_MODELS_DIR
     label: str | None = None
     normal: str | None = None
     drop: tuple[str, ...] = ()
@@ -55,7 +56,10 @@ class Options:
 
 
 def read(given: Mapping[str, Any], path: Path | None = None) -> tuple[Options, Config]:
-    """given: by name, what the command line says, None where it says nothing; path: the file. Raises OptionError."""
+    """given: by name, what the command line says, None where it says nothing; path: the file.
+
+    Raises OptionError and, where the models folder is taken from the environment, SettingsError.
+    """
     ours = {field.name for field in fields(Options)}
     hints = get_type_hints(Options) | get_type_hints(Config)
     values: dict[str, Any] = {}
@@ -76,6 +80,8 @@ def read(given: Mapping[str, Any], path: Path | None = None) -> tuple[Options, C
     for name, called in (("data", "DATA"), ("model", "--model")):
         if name not in values:
             raise OptionError(f"{called} is missing: give it on the command line, or as '{name}' in the file of --config")
+    if "models_dir" not in values:
+        values["models_dir"] = Settings.read().models_dir
     options = Options(**{name: value for name, value in values.items() if name in ours})
     if (options.label is None) != (options.normal is None):
         raise OptionError("--label and --normal go together: give both or neither")

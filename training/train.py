@@ -22,7 +22,7 @@ from training.card import Looked
 from training.checkpoint import Checkpoints, key_of
 from training.compare import Judged
 from training.config import Config
-from training.data import Dataset, split
+from training.data import Dataset, check_fit, split
 from training.errors import DeviceError
 from training.export import export
 from training.fit import Curve, fit_nets
@@ -69,10 +69,11 @@ def train(
 
     sign: makes the signature of the manifest's bytes. promote: whether the new version becomes the served one. A fit that was
     killed goes on with the nets that it had finished.
-    Raises BundleError, FitError, GraphError, ParityError, and OSError where the bundle cannot be written; then the served version
-    stays the one that it was.
+    Raises TableError, BundleError, FitError, GraphError, ParityError, and OSError where the bundle cannot be written; then the
+    served version stays the one that it was.
     """
     check_name(name)
+    check_fit(dataset, config)
     device = choose_device(config)
     torch.set_num_threads(config.threads)
     if device == "cuda":

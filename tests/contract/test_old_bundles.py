@@ -24,7 +24,9 @@ def test_a_manifest_of_before_references_is_read_as_one_that_has_none():
     del told["calibration"]["held_out"]
     for feature in told["features"]:
         del feature["reference"]
+    assert all("day_first" not in feature for feature in told["features"])
     manifest = parse_manifest(json.dumps(told).encode())
+    assert all(feature.day_first is None for feature in manifest.features)
     assert manifest.calibration.held_out is None
     assert all(feature.reference is None for feature in manifest.features)
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import datetimes
+from service.arrow import PLACEHOLDERS
 from service.encoding import MISSING, Limits, decode, encode, encode_arrow, encode_checked, encode_text, oddities
 from service.manifest import Feature
 
@@ -132,6 +133,18 @@ class TestCsv:
         assert bad == []
         assert np.isnan(columns).all()
 
+    @pytest.mark.parametrize("token", sorted(PLACEHOLDERS))
+    def test_placeholders_are_missing_numbers_and_datetimes_and_no_missing_categories(self, token):
+        for feature in (AMOUNT, LEVEL, TIME):
+            columns, bad = encode_text(feature, cells(token, f" {token}"))
+            assert bad == []
+            assert np.isnan(columns).all()
+        named = Feature(name="a", kind="categorical", categories=("x", token))
+        for feature, code in ((named, 1), (COUNTRY, 3)):
+            same(encode(feature, [token]), encode_text(feature, cells(token)), encode_arrow(feature, cells(token)))
+            assert encode(feature, [token])[0].tolist() == [[code]]
+        assert encode_text(ONLINE, cells(token))[1] == [(0, "not true or false")]
+
     @pytest.mark.parametrize("text", [" 2", "2 ", "2", "2.0", "+2", "2e0", "\t2", "02"])
     def test_numbers_with_blanks_and_signs(self, text):
         assert encode_text(AMOUNT, cells(text, "1"))[0][:, 0].tolist() == [2, 1]
@@ -143,6 +156,11 @@ class TestCsv:
     @pytest.mark.parametrize("text", ["inf", "-Infinity", "1e39", "1e400", " inf"])
     def test_infinity(self, text):
         assert encode_text(AMOUNT, cells(text))[1] == [(0, "does not fit float32 (infinite or too large)")]
+
+    def test_a_category_is_its_text_with_its_blanks(self):
+        for blank in (" de", "de ", " "):
+            same(encode(COUNTRY, [blank]), encode_text(COUNTRY, cells(blank)), encode_arrow(COUNTRY, cells(blank)))
+            assert encode(COUNTRY, [blank])[0].tolist() == [[3]]
 
     def test_booleans(self):
         texts = cells("true", "FALSE", " Yes", "no", "T", "f", "y", "N", "1", "0", "1.0", "0.0")
@@ -229,6 +247,16 @@ class TestDatetimes:
     @pytest.mark.parametrize("rows", [1, 100])
     def test_forms(self, text, rows):
         assert (datetimes.parse([text] * rows) == np.datetime64("2026-11-23T14:05:00")).all()
+
+    @given(st.lists(st.dates(date(1000, 1, 1), date(9999, 12, 31)), min_size=1, max_size=40), st.booleans())
+    def test_dates_with_slashes_in_the_order_of_a_column(self, dates, day_first):
+        texts = [f"{day:%d/%m/%Y}" if day_first else f"{day:%m/%d/%Y}" for day in dates]
+        feature = Feature(name="time", kind="datetime", day_first=day_first)
+        array = cells(*texts)
+        iso = encode(TIME, [day.isoformat() for day in dates])
+        same(
+            iso, encode(feature, texts), encode_checked(feature, texts), encode_text(feature, array), encode_arrow(feature, array)
+        )
 
     def test_a_slash_puts_the_month_first_and_a_dot_the_day(self):
         assert datetimes.parse(["03/04/2026"])[0] == np.datetime64("2026-03-04")

@@ -59,6 +59,42 @@ class TestReading:
     def test_dialects(self, write, content):
         np.testing.assert_array_equal(read(write(content)), X)
 
+    @pytest.mark.parametrize(
+        ("content", "names"),
+        [
+            (b"qty;price, EUR\n3;12\n4;13,5\n", ("qty", "price, EUR")),
+            (b'qty;"price, EUR"\n3;12,50\n', ("qty", "price, EUR")),
+            (b"a,b;c\n1,2\n3,4\n", ("a", "b;c")),
+            (b'a,b|c\n1,"x|y"\n3,4\n', ("a", "b|c")),
+            (b"a,b\tc,d\n" + b"1,2,3\n" * 50_000, ("a", "b\tc", "d")),
+            (b"\n\na;b\n1;2\n", ("a", "b")),
+            (b"a;b,c\n1;" + b"x" * 70_000 + b"\n", ("a", "b,c")),
+            (b'a,b\n1,"' + b"x;\n" * 30_000 + b'"\n', ("a", "b")),
+            (b"a,b\n", ("a", "b")),
+            (b"a\n1;2\n", ("a",)),
+        ],
+        ids=[
+            "both in the header",
+            "in quotes",
+            "semicolon",
+            "bar",
+            "long",
+            "blank lines",
+            "a long cell",
+            "a longer cell",
+            "no rows",
+            "one",
+        ],
+    )
+    def test_the_delimiter_is_the_one_that_splits_header_and_rows_alike(self, write, content, names):
+        for path in (write(content), write(gzip.compress(content), "t.csv.gz")):
+            assert open_table(path, ()).sources[0].names == names
+
+    @pytest.mark.parametrize("content", [b"qty;price, EUR\n3;12,50\n4;13,20\n", b"a;b,c\n", b"a;b,c\n1|2\n"])
+    def test_where_two_would_do_neither_is_chosen(self, write, content):
+        message = "FILE: the header holds ',' and ';', and the rows do not tell which one separates the columns; put cells that"
+        assert refused(write(content), ()).startswith(message)
+
     def test_gz(self, write):
         np.testing.assert_array_equal(read(write(gzip.compress(GOOD), "table.csv.gz")), X)
 

@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.arrow import PLACEHOLDERS
 from service.encoding import encode_text
 from service.manifest import Dropped, Feature
 from service.tables import TableError, open_table
 from training import kinds as kinds_module
-from training.data import read_dataset, read_for_evaluation, split
+from training.config import Config
+from training.data import check_fit, read_dataset, read_for_evaluation, split
+from training.options import MOST
+from training.summary import lines
 
 
 @pytest.fixture
@@ -42,6 +46,8 @@ def only(path, **options):
 
 
 N = [0.5, 1.5, 2.5, 3.5]
+RISES = "column n rises from row to row, as an identifier does; if it is one, pass --drop n"
+REMEDY = "correct it, leave it empty if it is unknown, or pass --categorical"
 
 
 class TestKinds:
@@ -93,7 +99,7 @@ class TestKinds:
 
     def test_numbers_after_few_texts_are_a_mistake_in_the_texts(self, table):
         path = table({"n": range(20_000), "a": ["oops"] * 90 + [""] * 8_200 + list(range(11_710))})
-        assert refused(path) == "FILE, row 1 (line 2), column a: not a number; fix it or pass --categorical a"
+        assert refused(path) == f"FILE, row 1 (line 2), column a: not a number, as 90 of 11,800 values ('oops'); {REMEDY} a"
 
     def test_parquet_types_say_what_a_column_is(self, tmp_path):
         columns = {
@@ -134,6 +140,159 @@ class TestKinds:
         assert dataset.warnings == ("column a: 4 categories; those beyond the 2 most frequent are unknown",)
 
 
+class TestAlmostNumbers:
+    """A column that is not what most of its values are is told of, with a remedy; what is said to last holds none of them."""
+
+    @staticmethod
+    def told(path, **options):
+        dataset = read_dataset(path, **options)
+        assert all(value not in warning for warning in dataset.warnings for value in dataset.strays.values())
+        return dataset
+
+    @pytest.mark.parametrize("mark", sorted(PLACEHOLDERS))
+    def test_marks_of_a_missing_number_or_datetime_are_missing(self, table, mark):
+        rows = range(200)
+        numbers = [mark if i % 5 == 0 else i % 90 for i in rows]
+        times = [mark if i % 5 == 0 else f"2026-01-{i % 28 + 1:02}" for i in rows]
+        dataset = self.told(table({"n": [i % 7 for i in rows], "a": numbers, "b": times}))
+        assert [feature.kind for feature in dataset.features[1:]] == ["numeric", "datetime"]
+        assert [feature.missing_rate for feature in dataset.features[1:]] == pytest.approx([0.2, 0.2])
+        assert dataset.warnings == ()
+        np.testing.assert_array_equal(np.isnan(dataset.x[:, 1]), [i % 5 == 0 for i in rows])
+
+    @pytest.mark.parametrize("mark", ["?", "-", "#N/A"])
+    def test_a_category_may_be_called_as_they_are(self, table, mark):
+        path = table({"n": range(20_000), "a": [mark] * 9_000 + ["x", "y"] * 5_500})
+        assert only(path).categories == (mark, "x", "y")
+        assert only(table({"n": N, "a": [mark, "", mark, ""]})).categories == (mark,)
+
+    @pytest.mark.parametrize("stray", ["12,34", "1,234.00", "1.234,5", "1 234", "12%", "$5", "-5 €", "12 EUR"])
+    def test_numbers_in_another_notation(self, tmp_path, stray):
+        path = tmp_path / "t.csv"
+        path.write_text("n;a\n" + "".join(f"{i % 7};{stray if i % 20 == 0 else i % 90}\n" for i in range(200)))
+        dataset = self.told(path)
+        (warning,) = dataset.warnings
+        found = "95 % of its values are plain numbers and 10 are not (10 of them are numbers written in another way)"
+        assert warning.startswith(f"column a: {found}, so it is a category now; write all as 1234.5: a decimal point")
+        assert warning.endswith("or pass --categorical a")
+        assert dataset.strays == {"a": repr(stray)}
+
+    def test_a_whole_column_of_decimal_commas(self, tmp_path):
+        path = tmp_path / "t.csv"
+        path.write_text("n;a\n" + "".join(f"{i % 7};{i % 9},5\n" for i in range(200)))
+        dataset = self.told(path)
+        assert dataset.warnings[0].startswith("column a: 0 % of its values are plain numbers and 200 are not (200 of them")
+        assert dataset.strays == {"a": "'0,5', '1,5', '2,5'"}
+
+    def test_values_that_are_no_numbers_at_all(self, table):
+        cells = [["lost", "broken", "off", "odd"][i % 4] if i % 10 == 0 else i % 90 for i in range(400)]
+        dataset = self.told(table({"n": [i % 7 for i in range(400)], "a": cells}))
+        (warning,) = dataset.warnings
+        assert warning.startswith(
+            "column a: 90 % of its values are plain numbers and 40 are not, so it is a category now; correct"
+        )
+        assert dataset.strays == {"a": "'lost', 'off'"}
+
+    def test_datetimes_with_strays(self, table):
+        cells = ["soon" if i % 10 == 0 else f"2026-01-{i % 28 + 1:02}" for i in range(400)]
+        dataset = self.told(table({"n": [i % 7 for i in range(400)], "a": cells}))
+        assert dataset.warnings[0].startswith(
+            "column a: 90 % of its values are plain datetimes and 40 are not, so it is a category"
+        )
+
+    def test_an_identifier_of_amounts_is_told_of_as_well(self, table):
+        dataset = self.told(table({"n": [i % 7 for i in range(300)], "a": [f"{i}%" for i in range(300)]}))
+        assert [dropped.column for dropped in dataset.dropped] == ["a"]
+        assert "so it is left out; write all as 1234.5" in dataset.warnings[0]
+
+    def test_categories_that_blanks_alone_tell_apart(self, table):
+        dataset = self.told(table({"n": range(8), "a": ["DE", "DE ", " AT", "AT", "FR", " US", "FR", "DE"]}))
+        assert dataset.features[1].categories == ("DE", "FR", " AT", " US", "AT", "DE ")
+        assert dataset.warnings[0].startswith("column a: 2 of its categories differ from another one only by blanks around them")
+
+    def test_codes_with_a_few_numbers_and_what_was_asked_for_are_no_matter(self, table):
+        rows = range(200)
+        path = table({"n": [i % 7 for i in rows], "a": [f"A{i % 9}" if i % 3 else i % 9 for i in rows], "b": ["5%", "6"] * 100})
+        assert self.told(path, kinds={"b": "categorical"}).warnings == ()
+
+    def test_a_summary_has_a_line_a_kind_and_the_values_that_did_not_fit(self, table):
+        rows = range(200)
+        columns = {"n": [i % 7 for i in rows], "m": [i % 5 or "" for i in rows], "c": ["x", "y"] * 100, "same": [1] * 200}
+        told = list(lines(self.told(table({**columns, "a": ["5%" if i % 9 else i for i in rows]}))))
+        assert told[:3] == ["numeric: n, m (20 % missing)", "categorical: c, a", "left out: column 'same': constant"]
+        assert told[3].startswith("warning: column a: 11.5 % of its values are plain numbers and 177 are not")
+        assert told[4:] == ["what did not fit in column a: '5%'"]
+
+
+class TestCodes:
+    """Whole numbers that are written as no amount is: with leading zeros, or with a plus where none has a minus."""
+
+    @pytest.mark.parametrize(
+        "cells",
+        [
+            [f"{i % 60:05}" for i in range(400)],
+            [f"+49{i % 60}" for i in range(400)],
+            [f"0{i % 60}" if i % 20 == 0 else f"{1 + i % 60}" for i in range(400)],
+            [f"{i % 60:05}" for i in range(200)] + ["-", ""] * 100,
+        ],
+    )
+    def test_they_are_categories_and_told_of(self, table, cells):
+        dataset = read_dataset(table({"n": N * 100, "a": cells}))
+        assert dataset.features[1].kind == "categorical"
+        assert not dataset.features[1].integer
+        assert set(dataset.features[1].categories) <= {*cells}
+        assert dataset.warnings[0].startswith("column a: its numbers have leading zeros or plus signs")
+        assert only(table({"n": N * 100, "a": cells}), kinds={"a": "numeric"}).kind == "numeric"
+
+    @pytest.mark.parametrize(
+        "cells",
+        [
+            [f"{i % 9 - 4:+}" for i in range(400)],
+            [f"{i % 9}.50" for i in range(400)],
+            ["0" + str(i / 7) for i in range(400)],
+            [i % 3 * 10 for i in range(400)],
+            ["007", *(i % 90 for i in range(399))],
+        ],
+        ids=["signs", "fractions", "padded fractions", "zeros", "one in a hundred"],
+    )
+    def test_numbers_stay_numbers(self, table, cells):
+        assert only(table({"n": N * 100, "a": cells})).kind == "numeric"
+
+    def test_where_nearly_every_row_has_another_they_are_an_identifier(self, table):
+        (dropped,) = read_dataset(table({"n": N * 100, "a": [f"{i:06}" for i in range(400)]})).dropped
+        assert dropped == Dropped(column="a", reason="400 distinct texts in 400 rows: an identifier, or free text")
+
+
+class TestDateOrder:
+    """The order of day and month in dates with slashes: once for a column, from what its numbers tell."""
+
+    @staticmethod
+    def dates(form):
+        return [form.format(day=i % 28 + 1, month=i % 12 + 1) for i in range(120)]
+
+    @pytest.mark.parametrize(("form", "day_first"), [("{day:02}/{month:02}/2026", True), ("{month}/{day}/2026 14:05", False)])
+    def test_it_is_that_which_the_numbers_tell_for_every_cell(self, table, form, day_first):
+        read = [read_dataset(table({"a": self.dates(form), "n": range(120)})) for form in (form, "2026-{month:02}-{day:02}")]
+        assert [dataset.features[0].day_first for dataset in read] == [day_first, None]
+        assert [dataset.warnings for dataset in read] == [(RISES,), (RISES,)]
+        np.testing.assert_array_equal(read[0].x[:, 1:], read[1].x[:, 1:])
+
+    def test_a_column_that_contradicts_itself_is_refused_with_both_places(self, table):
+        cells = ["2026-01-01", "03/04/2026", "23/11/2026", "11/23/2026"] * 9
+        message = refused(table({"a": cells, "n": range(36)}))
+        found = "FILE, row 3 (line 4), column a: a date with the day first, and one with the month first in FILE, row 4"
+        assert message == f"{found}; write all as 2026-11-23, or pass --drop a"
+
+    def test_one_that_tells_nothing_is_read_with_the_month_first_and_warned_of(self, table):
+        dataset = read_dataset(table({"a": ["03/04/2026", "05/06/2026"] * 9, "n": N[:2] * 9}))
+        assert dataset.features[0].day_first is False
+        assert dataset.x[:2, 2].tolist() == [3, 5]
+        assert "column a: dates with slashes, such as 03/04/2026, are read with the month first" in dataset.warnings[0]
+
+    def test_without_slashes_there_is_none(self, table):
+        assert only(table({"n": N, "a": ["2026/11/23", "23.11.2026", "2026-11-24", ""]})).day_first is None
+
+
 class TestDropped:
     def test_columns_of_no_use_are_left_out_with_the_reason(self, table):
         rows = 300
@@ -155,6 +314,15 @@ class TestDropped:
             "id": "300 distinct texts in 300 rows: an identifier, or free text",
             "unwanted": "left out by --drop",
         }
+
+    @pytest.mark.parametrize(("rows", "kind"), [(19, "categorical"), (20, None), (58, None)])
+    def test_in_a_small_table_texts_that_all_differ_are_an_identifier(self, table, rows, kind):
+        dataset = read_dataset(table({"n": np.arange(rows) % 7, "id": [f"u{i}" for i in range(rows)]}))
+        assert [feature.kind for feature in dataset.features[1:]] == ([kind] if kind else [])
+        if not kind:
+            assert dataset.dropped[0].reason == f"{rows} distinct texts in {rows} rows: an identifier, or free text"
+        again = ["u1", *(f"u{i}" for i in range(1, rows))]
+        assert len(read_dataset(table({"n": np.arange(rows) % 7, "id": again})).features) == 2
 
     def test_a_number_that_rises_with_the_rows_is_warned_of(self, table):
         dataset = read_dataset(table({"n": np.arange(200) % 3, "id": range(200)}))
@@ -182,6 +350,25 @@ class TestRows:
         pq.write_table(pa.table({"a": [1, 2, 3], "label": [0.0, 0.0, 1.0]}), tmp_path / "t.parquet")
         for data in (path, tmp_path / "t.parquet"):
             assert len(read_dataset(data, label="label", normal=normal).x) == 2
+
+    @pytest.mark.parametrize("normal", ["False", "false", "FALSE"])
+    @pytest.mark.parametrize("written", [("False", "True"), ("false", "true")])
+    def test_labels_that_are_booleans(self, table, tmp_path, normal, written):
+        path = table({"a": [1, 2, 3], "label": [written[0], written[0], written[1]]})
+        pq.write_table(pa.table({"a": [1, 2, 3], "label": [False, False, True]}), tmp_path / "t.parquet")
+        feature = Feature(name="a", kind="numeric")
+        for data in (path, tmp_path / "t.parquet"):
+            assert len(read_dataset(data, label="label", normal=normal).x) == 2
+            assert read_for_evaluation(data, (feature,), "label", normal)[1].tolist() == [False, False, True]
+
+    def test_a_normal_that_no_row_has_is_refused_with_what_there_is(self, table):
+        path = table({"a": range(90), "label": [f"kind {i % 9}" for i in range(90)]})
+        found = "'kind 0', 'kind 1', 'kind 2', 'kind 3', 'kind 4', ..."
+        message = f"FILE: no row whose label is ok (--normal); there are {found}; "
+        assert refused(path, label="label", normal="ok").startswith(message)
+        with pytest.raises(TableError) as caught:
+            read_for_evaluation(path, (Feature(name="a", kind="numeric"),), "label", "ok")
+        assert str(caught.value).replace(str(path), "FILE") == message + "false alarms are counted on normal records"
 
     def test_folder_gz_and_mixed_formats(self, table, tmp_path):
         folder = tmp_path / "folder"
@@ -257,7 +444,7 @@ class TestRefused:
             (
                 "a,b\n1,2\n3,4\n",
                 {"label": "b", "normal": "0"},
-                "FILE: no row whose b is 0 (--normal); normal records are what a model learns from",
+                "FILE: no row whose b is 0 (--normal); there are '2', '4'; normal records are what a model learns from",
             ),
             ("a,b\n1,0\n3,4\n", {"label": "b", "normal": "0"}, "FILE: one row of normal records only; a model needs many more"),
             (
@@ -269,7 +456,7 @@ class TestRefused:
             (
                 "a,b\n1,x\n2,y\n",
                 {"kinds": {"b": "numeric"}},
-                "FILE, row 1 (line 2), column b: not a number; fix it or pass --categorical b",
+                f"FILE, row 1 (line 2), column b: not a number, as 2 of 2 values ('x', 'y'); {REMEDY} b",
             ),
             (
                 "a,b\n1,2\n2,y\n",
@@ -279,7 +466,7 @@ class TestRefused:
             (
                 "a,b\n1,2026-01-01\n2,x\n",
                 {"kinds": {"b": "datetime"}},
-                "FILE, row 2 (line 3), column b: not a datetime; fix it or pass --categorical b",
+                f"FILE, row 2 (line 3), column b: not a datetime, as 1 of 2 values ('x'); {REMEDY} b",
             ),
         ],
     )
@@ -292,7 +479,7 @@ class TestRefused:
         cells = list(range(1_000))
         cells[16] = "secret"
         message = refused(table({"n": range(1_000), "amount": cells}))
-        assert message == "FILE, row 17 (line 18), column amount: not a number; fix it or pass --categorical amount"
+        assert message == f"FILE, row 17 (line 18), column amount: not a number, as 1 of 1,000 values ('secret'); {REMEDY} amount"
 
     def test_a_bad_cell_among_the_anomalies(self, table):
         path = table({"a": [1, 2, "x"], "label": [0, 0, 1]})
@@ -317,6 +504,18 @@ class TestRefused:
         assert "its type is neither number, text, boolean nor date; use --drop" in refused(tmp_path / "t.parquet")
         assert len(read_dataset(tmp_path / "t.parquet", drop=["a"]).features) == 1
         assert "it cannot be categorical" in refused(tmp_path / "t.parquet", drop=["a"], kinds={"n": "categorical"})
+
+
+@pytest.mark.parametrize("nets", [2, MOST["nets"]])
+def test_the_folds_of_as_many_nets_as_may_be_have_numbers_of_their_own(nets):
+    assert sorted(set(split(2_000, 0, 0.2, nets).tolist())) == [-1, *range(nets)]
+
+
+def test_the_latent_terms_name_is_not_given_twice(table):
+    dataset = read_dataset(table({"n": N * 9, "_kl": [0.5, 1, 2, 2] * 9}))
+    check_fit(dataset, Config())
+    with pytest.raises(TableError, match=r"column _kl: with --score elbo this is the name of the latent term; rename the column"):
+        check_fit(dataset, Config(score="elbo"))
 
 
 class TestSplit:

@@ -70,6 +70,7 @@ WRONG = {
     'seed = "1"': "seed: a whole number is needed",
     "seed = -1": "seed: 0 or more is needed",
     "nets = 1": "nets: 2 or more is needed",
+    "nets = 200": "nets: 128 or less is needed",
     "batch = 0": "batch: 1 or more is needed",
     "sigma = 0": "sigma: more than 0 is needed",
     "sigma = nan": "sigma: a finite number is needed",
@@ -113,6 +114,15 @@ def test_a_file_that_is_not_there_and_a_table_or_model_that_nobody_names(tmp_pat
         read({"data": "t.csv"})
     with pytest.raises(OptionError, match="--seed: 0 or more"):
         read({**GIVEN, "seed": -1})
+
+
+def test_the_models_folder_is_the_services_unless_it_is_said(tmp_path, monkeypatch):
+    assert read(GIVEN)[0].models_dir == Path("models")
+    monkeypatch.setenv("ANOMALY_MODELS_DIR", str(tmp_path))
+    assert read(GIVEN)[0].models_dir == tmp_path
+    path = toml(tmp_path / "fit.toml", models_dir="elsewhere")
+    assert read(GIVEN, path)[0].models_dir == Path("elsewhere")
+    assert read({**GIVEN, "models_dir": Path("here")}, path)[0].models_dir == Path("here")
 
 
 def test_limits_are_of_settings_that_there_are_and_hold_for_the_defaults():

@@ -1,6 +1,7 @@
 """The whole fit, through the command, on a real table: what is published, said and refused."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from training import example
 from training.__main__ import main
 from training.metrics import false_alarm_band
 
-from .fits import fit, table
+from .fits import fit, table, toml
 
 
 def run(*words, **more):
@@ -96,6 +97,46 @@ def test_a_small_table_gets_the_smallest_alpha_that_it_supports_and_a_warning(tm
     n = len(manifest.calibration.scores)
     assert manifest.alpha == 1 / (n + 1) > 0.01
     assert f"{n} calibration records support no false-alarm rate below" in told.err
+
+
+def test_what_each_column_was_taken_for_is_told_before_the_training_and_values_stay_on_the_terminal(tmp_path, capsys):
+    data = tmp_path / "t.csv"
+    prices = ["12%" if i % 20 == 0 else str(i % 90) for i in range(400)]
+    rows = [f"{i % 9}.5,{'xy'[i % 2]},{price},1,{'ok' if i % 9 else 'odd'}" for i, price in enumerate(prices)]
+    data.write_text("\n".join(["n,c,price,same,label", *rows]) + "\n")
+    assert fit(tmp_path, data, "--label", "label", "--normal", "ok") == 0
+    told = capsys.readouterr()
+    lines = told.err.splitlines()
+    assert lines[:3] == ["numeric: n", "categorical: c, price", "left out: column 'same': constant"]
+    assert lines[3].startswith("warning: column price: 95.2 % of its values are plain numbers and 17 are not")
+    assert lines[4] == "what did not fit in column price: '12%'"
+    folder = type(tmp_path)(told.out.splitlines()[-1])
+    (warning,) = (warning for warning in read_bundle(folder).manifest.warnings if "price" in warning)
+    assert "12%" not in warning
+    assert told.err.count(warning) == 1
+
+
+def test_ctrl_c_ends_a_fit_in_one_line(tmp_path):
+    data, models = table(tmp_path / "t.csv", rows=5_000), tmp_path / "models"
+    config = toml(tmp_path / "fit.toml", data=data, model="shop", models_dir=models, nets=64)
+    command = [sys.executable, "-m", "training", "fit", "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not process.stderr.readline().startswith(("fit net", "training")):  # in the midst of it, long before its end
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("training fit: interrupted; nothing was published by halves")
+    assert not list(models.glob("shop/2*"))
+
+
+def test_evaluate_and_sample_look_where_the_service_does(payments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ANOMALY_MODELS_DIR", str(payments.models))
+    example.write_csv(example.generate(200, seed=5, anomaly_share=0.1), tmp_path / "fresh.csv")
+    assert main(["evaluate", str(tmp_path / "fresh.csv"), *payments.options, "--json"]) == 0
+    assert main(["sample", "--model", "payments", "--rows", "3", "--output", str(tmp_path / "made.csv")]) == 0
+    assert json.loads(capsys.readouterr().out)["normal"] == 180
 
 
 BAD = {

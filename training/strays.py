@@ -1,0 +1,78 @@
+"""Columns that are mostly numbers or datetimes, and are texts because of the rest: what the rest is, and the remedy."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from service import arrow, datetimes
+
+MOSTLY = 0.5  # above this share, counting numbers that are written in another way, a column is told of
+SHOWN = 3  # distinct values, the most frequent ones
+WIDEST = 40  # characters of a value that is shown
+
+# 12,5  1.234,50  1,234.00  1 234  1'234  12%  $5  5 EUR are amounts, though no reader of numbers takes them.
+_AMOUNT = re.compile(
+    r"""(?: [-+]?[$€£¥]? | [$€£¥][ ]?[-+]? ) [ ]?
+    (?: \d+ | [1-9]\d{0,2} (?: (?P<mark>[,.'\ \u00a0\u202f]) \d{3} ) (?: (?P=mark) \d{3} )* )
+    (?: [.,]\d+ )? [ ]? (?: % | [$€£¥] | (?: EUR | USD | GBP | CHF | JPY ) )?""",
+    re.VERBOSE | re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class Strays:
+    """What is no number, or no datetime, in a column that mostly holds them."""
+
+    column: str
+    wanted: Literal["numbers", "datetimes"]
+    fitting: int  # values
+    others: Counter[str]
+    amounts: int  # of the others, numbers that are written in another way
+
+    def warning(self, became: str) -> str:
+        """What was found, without any value, and what to do."""
+        n = self.others.total()
+        found = f"{100 * self.fitting / (self.fitting + n):.3g} % of its values are plain {self.wanted} and {n:,} are not"
+        if self.amounts:
+            found += f" ({self.amounts:,} of them are numbers written in another way)"
+        remedy = "correct the others, or leave the cell empty where nothing is known"
+        if 2 * self.amounts >= n:
+            remedy = "write all as 1234.5: a decimal point, no separator of thousands, no % and no currency"
+        return f"column {self.column}: {found}, so it is {became}; {remedy}; or pass --categorical {self.column}"
+
+    def shown(self) -> str:
+        """Some of the values, for the terminal of whoever has the table."""
+        return shown(self.others)
+
+
+def find(column: str, wanted: Literal["numbers", "datetimes"], texts: Counter[str]) -> Strays | None:
+    """The strays among the texts of a column, if most of the others are what is wanted."""
+    if wanted == "numbers":
+        values = [arrow.parse_number(text) for text in texts]
+        is_other = [value is None for value in values]
+        lacking = [value is not None and np.isnan(value) for value in values]
+    else:
+        lacking = [arrow.lacks(text) for text in texts]
+        is_other = (np.isnat(datetimes.parse(list(texts))) & ~np.array(lacking)).tolist()
+    others = Counter({text: n for (text, n), other in zip(texts.items(), is_other, strict=True) if other})
+    fitting = texts.total() - others.total() - sum(n for n, lacks in zip(texts.values(), lacking, strict=True) if lacks)
+    amounts = sum(n for text, n in others.items() if _AMOUNT.fullmatch(text.strip())) if wanted == "numbers" else 0
+    if not others or fitting + amounts <= MOSTLY * (fitting + others.total()):
+        return None
+    return Strays(column, wanted, fitting, others, amounts)
+
+
+def shown(texts: Mapping[str, int]) -> str:
+    """The most frequent of these texts, quoted, cut where they are long."""
+    return ", ".join(map(quoted, sorted(texts, key=lambda text: (-texts[text], text))[:SHOWN]))
+
+
+def quoted(text: str) -> str:
+    """A value in quotes, cut where it is long."""
+    return repr(text if len(text) <= WIDEST else text[:WIDEST] + "...")
