@@ -122,6 +122,7 @@ class Scoring:
                 take(BLOCK)
                 take, queued = self._permits.take_more, perf_counter()
                 block = await self._run(BLOCK, partial(stream.work, piece, last=last), until)
+                pieces.hold(stream.held)
                 exhausted = block.exhausted
                 ended = last and exhausted
                 if block.answer is not None and block.observed is not None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from service.errors import Problem
 from service.limits import ClientGoneError, Holding, Room
-from service.streams import Lines, Pieces
+from service.streams import PART, Lines, Pieces
 from tests.service.client import Client, check_problem, until
 from tests.service.conftest import Serve
 from tests.service.test_http_protocol import read_answer, serving
@@ -64,6 +64,53 @@ def test_many_lines_are_many_blocks_with_one_answer(service: Client) -> None:
     assert answer.headers["connection"] == "close"
     assert {"x-request-id", "server-timing"} <= answer.headers.keys()
     assert service.app.permits.taken == 0
+
+
+def test_what_has_been_scored_is_held_no_more(serve: Serve) -> None:
+    client = serve(max_body_bytes=1 << 20, held_bytes=1 << 20)
+    room = client.app.room
+    room.bodies = others = room.most - 100_000
+    held = list[int]()
+
+    async def body() -> AsyncIterator[bytes]:
+        async for piece in in_pieces(lines_of([GOOD] * 8000), 10_000):
+            held.append(room.bodies - others)
+            yield piece
+
+    assert len(results(post(client, body()))) == 8000
+    assert max(held) < 40_000
+    assert room.bodies == others
+    unfinished = gzip.compress(b'{"country": "' + b"x" * 200_000)
+    refused = post(client, in_pieces(unfinished, 100), **{"content-encoding": "gzip"})
+    check_problem(refused, 429, "queue_full")  # of which little was sent, and more is held than there is room for
+    assert room.bodies == others
+
+
+def test_what_waits_is_given_out_and_back_a_part_at_a_time() -> None:
+    async def work() -> None:
+        room, sent = Room(100), asyncio.Event()
+        messages = [{"type": "http.request", "body": b"x" * PART, "more_body": n < 2} for n in range(3)]
+
+        async def receive() -> Any:
+            if len(messages) == 1:
+                sent.set()
+            return messages.pop(0)
+
+        with Holding(room) as held:
+            pieces = Pieces(await receive(), receive, 1 << 30, held)
+            assert len(await pieces.next()) == PART
+            await pieces.during(sent.wait())
+            assert room.bodies == 3 * PART
+            pieces.hold(5)
+            assert room.bodies == 2 * PART + 5
+            assert len(await pieces.next()) == PART
+            pieces.hold(PART)
+            assert (room.bodies, pieces.given_out) == (2 * PART, False)
+            assert len(await pieces.next()) == PART
+            pieces.hold(0)
+            assert (room.bodies, pieces.given_out) == (0, True)
+
+    asyncio.run(work())
 
 
 def test_all_routes_take_streams(service: Client) -> None:
@@ -194,6 +241,9 @@ def test_lines_are_those_of_the_whole(body: bytes, size: int, gzipped: bool) -> 
         while more := lines.take(3):
             taken += more
         assert lines.exhausted
+        if not gzipped and start != starts[-1]:
+            assert lines.held == len(sent[: start + size].rsplit(b"\n", 1)[-1])
+    assert lines.held == 0
     assert taken == [line for line in body.split(b"\n") if line.strip()]
 
 
