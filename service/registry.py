@@ -37,7 +37,6 @@ class Registry:
         self._pinned: OrderedDict[tuple[str, str], Live] = OrderedDict()
         self._refused: dict[str, tuple[int, str]] = {}  # by name: when CURRENT was written that was refused, and why
         self._loader = ThreadPoolExecutor(1, "loader")
-        self._lister = ThreadPoolExecutor(1, "lister")  # who asks what there is does not wait for a load that hangs
         self._one_at_a_time = asyncio.Lock()
         self._poll: asyncio.Task[None] | None = None
         self.shadow = Shadow(*settings.shadow, metrics) if settings.shadow is not None else None
@@ -84,13 +83,13 @@ class Registry:
         name = self._settings.model
         if name is not None:
             return self.get(name)
-        if len(self._live) == 1:
+        # One that was refused counts: else another model would answer while that one is mended.
+        if len(self._live) == 1 and not self._refused.keys() - self._live.keys():
             return next(iter(self._live.values()))
         if self._live:
-            raise Problem(
-                "no_default_model",
-                f"There are {len(self._live)} models and none is the default: set ANOMALY_MODEL, or post to /models/NAME/score.",
-            )
+            n = len(self.names())
+            detail = f"There are {n} models and none is the default: set ANOMALY_MODEL, or post to /models/NAME/score."
+            raise Problem("no_default_model", detail)
         raise self._not_ready(f"No model is published in {self._folder.name}.", self._refused)
 
     def get(self, name: str) -> Live:
@@ -155,7 +154,10 @@ class Registry:
 
     async def refresh(self) -> None:
         """Takes up every new CURRENT; what is refused is logged and counted, once for each time CURRENT was written."""
-        for name in await self._in_thread(list_models, self._folder):
+        published = await self._in_thread(list_models, self._folder)
+        for name in self._refused.keys() - set(published):  # whoever took it away wants it no more
+            del self._refused[name]
+        for name in published:
             with contextlib.suppress(BundleError):
                 await self._take_up(name, again=False)
 
