@@ -60,6 +60,8 @@ class Scoring:
         until = deadline(headers, began)
         path = scope["path"]
         live = scope["live"] = self._registry.default() if path == "/score" else await self._find(path)
+        if content_type == JSON:
+            no_query(scope)
         if length > self._inline:
             self._permits.check()  # full: says so before the body is read
         with Holding(self._room) as held:
@@ -227,6 +229,12 @@ def media_type(content_type: bytes) -> bytes:
     if name not in (JSON, NDJSON, ARROW):
         raise Problem("unsupported_media_type", f"Send {', '.join(kind.decode() for kind in (JSON, NDJSON, ARROW))}.")
     return name
+
+
+def no_query(scope: Scope) -> None:
+    """Raises the 422 of a query string where parameters belong in the body: they would be without effect."""
+    if scope["query_string"]:
+        query(scope["query_string"], ())
 
 
 def start(content_type: bytes, extent: tuple[bytes, bytes], request_id: str, timing: bytes) -> Message:

@@ -137,6 +137,19 @@ def test_requests_that_do_not_fit_are_a_422(service: Client, case: str) -> None:
     assert [error["loc"] for error in document.get("errors", [])] == locs
 
 
+@pytest.mark.parametrize("path", ["/score", "/models/tiny/score", "/v2/models/tiny/infer"])
+@pytest.mark.parametrize(("query", "locs"), [("alpha=0.1", ["alpha"]), ("explain=all&x", ["explain", "x"])])
+def test_a_query_beside_a_body_that_has_room_for_parameters_is_a_422(
+    service: Client, path: str, query: str, locs: list[str]
+) -> None:
+    tensors = {"inputs": [{"name": "amount", "datatype": "FP64", "shape": [1], "data": [1]}]}
+    body = tensors if path.startswith("/v2") else {"records": [{"amount": 1}]}
+    assert service.post(path, json=body).status_code == 200
+    document = check_problem(service.post(f"{path}?{query}", json=body), 422, "invalid_request")
+    assert [error["loc"] for error in document["errors"]] == locs
+    assert "error" in document or not path.startswith("/v2")
+
+
 def test_up_to_100_errors_are_named(service: Client) -> None:
     body = json.dumps({"records": [{"amount": "x"}] * 250}).encode()
     assert len(check_problem(service.post("/score", content=body), 422, "invalid_records")["errors"]) == 100
