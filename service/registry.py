@@ -36,6 +36,7 @@ class Registry:
         self._live: dict[str, Live] = {}
         self._pinned: OrderedDict[tuple[str, str], Live] = OrderedDict()
         self._refused: dict[str, tuple[int, str]] = {}  # by name: when CURRENT was written that was refused, and why
+        self._unready: str | None = None  # why no score could be given when that was last looked at
         self._loader = ThreadPoolExecutor(1, "loader")
         self._one_at_a_time = asyncio.Lock()
         self._poll: asyncio.Task[None] | None = None
@@ -160,12 +161,28 @@ class Registry:
         for name in published:
             with contextlib.suppress(BundleError):
                 await self._take_up(name, again=False)
+        await self._tell_whether_ready()
 
     async def reload(self, name: str) -> Live:
         """Takes up a model's CURRENT now. Raises BundleError with the reason where it is refused."""
         live = await self._take_up(check_name(name), again=True)
+        await self._tell_whether_ready()
         self._look_for_shadow()
         return live
+
+    async def _tell_whether_ready(self) -> None:
+        """Logs why there is nothing to answer /score with, once for each reason; a model that is loaded has a line of its own."""
+        reason = None
+        try:
+            self.default()
+        except Problem as problem:
+            if problem.code == "not_ready":
+                there = await self._in_thread(self._folder.is_dir)
+                reason = problem.detail if there else "The folder of the models is not there."
+        if reason is not None and reason != self._unready:
+            told = {"model": self._settings.model or "any", "published": ", ".join(self.names()) or "none", "reason": reason}
+            log.event(logging.WARNING, "nothing to score with", folder=str(self._folder.absolute()), **told)
+        self._unready = reason
 
     async def _take_up(self, name: str, again: bool) -> Live:
         async with self._one_at_a_time:

@@ -11,7 +11,7 @@ from tests.service.conftest import Serve
 from tests.service.test_direct import metrics
 from tests.service.test_http_protocol import POST, serving
 from tests.service.test_tracing import WAYS
-from tests.service.tiny_bundle import GOOD
+from tests.service.tiny_bundle import GOOD, publish
 
 CapFd = pytest.CaptureFixture[str]
 EVIL = '/x%0A{"event":"forged"}%1b[31m%22'
@@ -56,6 +56,27 @@ def test_events_are_lines_of_the_same_form(serve: Serve, capfd: CapFd, tmp_path:
     serve(models_dir=tmp_path)
     event = json.loads(capfd.readouterr().err.splitlines()[0])
     assert (event["level"], event["event"][:10]) == ("warning", "no API key")
+
+
+def test_a_service_without_a_model_says_so_once_for_each_reason(serve: Serve, capfd: CapFd, tmp_path: Path) -> None:
+    def told() -> list[tuple[str, str, str]]:
+        events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+        warned = [event for event in events if event["event"] == "nothing to score with"]
+        assert all((event["level"], event["folder"]) == ("warning", str(tmp_path / "models")) for event in warned)
+        return [(event["model"], event["published"], event["reason"]) for event in warned]
+
+    clients = [serve(models_dir=tmp_path / "models", model=model) for model in (None, "tiny")]
+    nowhere = "The folder of the models is not there."
+    assert told() == [("any", "none", nowhere), ("tiny", "none", nowhere)]
+    publish(tmp_path / "models", "other")
+    for client in clients * 2:
+        client.run(client.app.registry.refresh())
+    assert told() == [("tiny", "other", "Model 'tiny' is not published yet.")]
+    publish(tmp_path / "models")
+    for client in clients:
+        client.run(client.app.registry.refresh())
+    assert told() == []
+    assert clients[1].score({"records": [GOOD]})["model"] == "tiny"
 
 
 def test_a_reader_of_the_log_that_is_gone_stops_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
