@@ -137,6 +137,24 @@ def test_requests_that_do_not_fit_are_a_422(service: Client, case: str) -> None:
     assert [error["loc"] for error in document.get("errors", [])] == locs
 
 
+@pytest.mark.parametrize(
+    ("digits", "status"),
+    [
+        *[(digits, 200) for digits in ("20", "2e1", "21", "9007199254740993", "-1" + "0" * 300)],
+        *[(digits, 422) for digits in ("1" + "0" * 309, "-1" + "0" * 399, "1" + "0" * 401, "1e400")],
+    ],
+    ids=lambda value: f"{value[:3]}_{len(value)}" if isinstance(value, str) else None,
+)
+@pytest.mark.parametrize("form", ['{"records":[{"level":%s,"country":"%s"}]}', '{"columns":{"level":[%s],"country":["%s"]}}'])
+def test_a_whole_number_is_the_same_category_however_it_is_read(service: Client, form: str, digits: str, status: int) -> None:
+    answers = [service.post("/score", content=form % (digits, colon)) for colon in (":", "\\u003a")]  # read fast, and slowly
+    told = [{name: value for name, value in answer.json().items() if name != "request_id"} for answer in answers]
+    assert [answer.status_code for answer in answers] == [status, status]
+    assert told[0] == told[1]
+    if status == 422:
+        assert told[0]["errors"][0]["message"] == "does not fit float32 (infinite or too large)"
+
+
 @pytest.mark.parametrize("path", ["/score", "/models/tiny/score", "/v2/models/tiny/infer"])
 @pytest.mark.parametrize(("query", "locs"), [("alpha=0.1", ["alpha"]), ("explain=all&x", ["explain", "x"])])
 def test_a_query_beside_a_body_that_has_room_for_parameters_is_a_422(
