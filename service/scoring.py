@@ -19,7 +19,7 @@ from service.batching import Answer, Observed
 from service.errors import Problem
 from service.limits import ClientGoneError, Holding, check_length, deadline, inflate, read_body, too_late
 from service.live import Live
-from service.streams import BLOCK, Lines, Pieces, Stream
+from service.streams import BLOCK, Lines, Pieces, Stream, Whole
 from service.validation import query
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Scoring:
         with Holding(self._room) as held:
             if content_type == NDJSON:
                 pieces = Pieces(await receive(), receive, self._limit, held)
-                await self._stream(scope, pieces, send, live, gzipped, began, until)
+                out = Whole(send, held) if scope["http_version"] == "1.0" else send
+                await self._stream(scope, pieces, out, live, gzipped, began, until)
                 return
             answer, parse, queue = await self._score(scope, receive, held, content_type, gzipped, until)
         total = perf_counter() - began
@@ -146,7 +147,7 @@ class Scoring:
         except ClientGoneError:
             raise
         except Exception as error:
-            if not started:
+            if not started or isinstance(send, Whole):
                 raise
             told = self._parts.problem(error, request_id).body(request_id)
             await send(part(b'{"error":%b}\n' % told, more=True))

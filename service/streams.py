@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from time import perf_counter
 
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Send
 
 from service import batching
 from service.batching import Answer, Observed
@@ -140,6 +140,28 @@ class Stream:
         self._records += len(lines)
         parse = perf_counter() - began
         return Block(*batching.answer_lines(self._live, batch), exhausted, began, parse)
+
+
+class Whole:
+    """Sends an answer that comes in parts as one with a length, for HTTP/1.0, which has no chunks. Its parts take room, too."""
+
+    def __init__(self, send: Send, held: Holding) -> None:
+        self._send, self._held = send, held
+        self._head: Message = {}
+        self._parts: list[bytes] = []
+
+    async def __call__(self, message: Message) -> None:
+        """Keeps a message, and sends all with the last. Raises the 429 where there is no room for one: then nothing was sent."""
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        self._held.take(len(message["body"]))
+        self._parts.append(message["body"])
+        if not message["more_body"]:
+            body = b"".join(self._parts)
+            headers = [pair for pair in self._head["headers"] if pair[0] not in (b"connection", b"content-length")]
+            await self._send({**self._head, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
+            await self._send({**message, "body": body})
 
 
 class Pieces:

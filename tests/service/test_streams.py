@@ -20,7 +20,9 @@ from service.streams import PART, Lines, Pieces
 from tests.service.client import Client, check_problem, until
 from tests.service.conftest import Serve
 from tests.service.test_http_protocol import read_answer, serving
+from tests.service.test_overload import metric
 from tests.service.test_scoring import records
+from tests.service.test_workers import wait_for
 from tests.service.tiny_bundle import GOOD, ODD, publish
 
 HEADERS = {"content-type": "application/x-ndjson"}
@@ -317,6 +319,29 @@ def test_columns_that_training_left_out_are_accepted(serve: Serve, tmp_path: Pat
     check_problem(client.post("/score", content=b'{"records": [{"id": "a:", "when": "b", "id": 1}]}'), 400, "duplicate_key")
     check_problem(client.post("/score", json={"records": [{"idd": 1}]}), 422, "invalid_records")
     assert "id" in client.get("/openapi.json").json()["components"]["schemas"]["Record"]["properties"]
+
+
+def test_http_1_0_gets_the_whole_with_its_length(bundle_dir: Path) -> None:
+    head = b"POST /score HTTP/1.0\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n"
+    with serving(bundle_dir, log_requests="0", max_body_bytes="1000000", held_bytes="1000000") as server:
+
+        def ask(body: bytes) -> tuple[bytes, bytes]:
+            with server.connect() as connection:
+                connection.sendall(head % len(body) + body)
+                answer = b""
+                while more := connection.recv(1 << 20):
+                    answer += more
+            told, _, content = answer.partition(b"\r\n\r\n")
+            assert b"transfer-encoding" not in told
+            assert b"content-length: %d" % len(content) in told.split(b"\r\n")
+            return told.split(b"\r\n")[0], content
+
+        status, content = ask(lines_of([GOOD] * 2000))
+        assert (b" 200 " in status, len(content.splitlines())) == (True, 2000)
+        assert all("score" in json.loads(line) for line in content.splitlines())
+        status, content = ask(lines_of([GOOD] * 2000) + b"{]\n")
+        assert (b" 400 " in status, json.loads(content)["errors"][0]["loc"]) == (True, "records[2000]")
+        wait_for(lambda: metric(server, "anomaly_held_bytes") == 0)
 
 
 def test_results_come_before_the_body_is_whole_and_a_client_may_read_last(bundle_dir: Path) -> None:
