@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options) or 0)
     except (BundleError, SettingsError, ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not isinstance(error, SettingsError) and not _is_table_error(error):
+        if isinstance(error, ValueError) and not isinstance(error, SettingsError) and not _is_the_users(error):
             raise
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         print(f"{parser.prog} {options.command}: {' '.join(text.split())}", file=sys.stderr)
@@ -50,7 +50,8 @@ def _score(options: argparse.Namespace) -> None:
     from service.bulk import score_file  # noqa: PLC0415 - Arrow is loaded where files are scored
 
     trusted = Settings.read().trusted_keys
-    score_file(_models_dir(options), options.model, options.data, options.output, options.keep, trusted=trusted)
+    folder = _models_dir(options)
+    score_file(folder, options.model, options.data, options.output, options.keep, trusted=trusted, alpha=options.alpha)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -121,6 +122,16 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1:
+        raise argparse.ArgumentTypeError("must be a number between 0 and 1, both excluded")
+    return rate
+
+
 def _parser() -> Parser:
     parser = Parser(prog="python -m service", description="Scores tabular records with a published bundle.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -142,6 +153,7 @@ def _parser() -> Parser:
         "--output", required=True, metavar="OUT", help="CSV or Parquet by its ending; - for CSV on standard output"
     )
     score.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns of DATA to carry along")
+    score.add_argument("--alpha", type=_rate, help="false-alarm rate by which records are flagged (default: the bundle's)")
     score.set_defaults(run=_score)
     inspect = commands.add_parser("inspect", help="what a bundle holds, and whether it verifies")
     inspect.add_argument("name", metavar="NAME")
@@ -175,10 +187,11 @@ def _models_dir(options: argparse.Namespace) -> Path:
     return folder
 
 
-def _is_table_error(error: ValueError) -> bool:
+def _is_the_users(error: ValueError) -> bool:
+    from service.calibration import UnsupportedAlphaError  # noqa: PLC0415 - as above
     from service.tables import TableError  # noqa: PLC0415 - as above
 
-    return isinstance(error, TableError)
+    return isinstance(error, TableError | UnsupportedAlphaError)
 
 
 def _signed(bundle: Bundle, checked: bool) -> str:

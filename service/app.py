@@ -7,13 +7,14 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from logging import WARNING
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from service import docs_page, log, memory, open_inference, open_inference_routes, page, routes
@@ -29,6 +30,8 @@ from service.watch import digest_for_ever
 if TYPE_CHECKING:
     from service.tracing import Tracing
 
+METHOD_NOT_ALLOWED = 405
+ROUTERS = (routes.health, routes.models, open_inference_routes.router, page.page, docs_page.router)
 DOCUMENTS = ("/docs", "/openapi.json")
 
 
@@ -61,11 +64,8 @@ class Service(FastAPI, Parts):
             self.router.routes.append(Route(path, self.scoring, methods=["POST"], include_in_schema=False))
         for path in open_inference.ROUTES:
             self.router.routes.append(Route(path, self.inference, methods=["POST"], include_in_schema=False))
-        self.include_router(routes.health)
-        self.include_router(routes.models)
-        self.include_router(open_inference_routes.router)
-        self.include_router(page.page)
-        self.include_router(docs_page.router)
+        for router in ROUTERS:
+            self.include_router(router)
         self.add_exception_handler(HTTPException, _refuse_framework)
         self.add_exception_handler(Problem, _refuse)
         self.add_exception_handler(Exception, _refuse_fault)
@@ -230,7 +230,17 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 async def _refuse_framework(request: Request, error: Exception) -> Response:
     refused = cast(HTTPException, error)
-    return await _refuse(request, from_status(refused.status_code, refused.headers))
+    headers = refused.headers
+    if refused.status_code == METHOD_NOT_ALLOWED:  # of the routes with this path, the framework names the methods of one
+        headers = {**(headers or {}), "Allow": ", ".join(sorted(_methods(request)))}
+    return await _refuse(request, from_status(refused.status_code, headers))
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods that any route with the path of this request answers."""
+    every = chain(request.app.routes, *(router.routes for router in ROUTERS))
+    there = [route for route in every if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE]
+    return {method for route in there for method in route.methods or ()}
 
 
 async def _refuse_fault(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the log has it, the client must not

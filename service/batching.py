@@ -60,6 +60,7 @@ def answer(live: Live, batch: Batch) -> tuple[Answer, Observed]:
     scores = score_batch(live, batch)
     ended = perf_counter()
     body, warnings = live.writer.write(batch, scores)
+    note(live, batch, scores)
     anomalies = int(np.count_nonzero(scores.is_anomaly))
     return (
         Answer(body, len(scores.score), anomalies, began, ended - began),
@@ -75,6 +76,7 @@ def answer_together(live: Live, batches: Sequence[Batch]) -> tuple[list[Answer],
     scores = score_batch(live, joined)
     inference = perf_counter() - began
     results, warnings = live.writer.records(joined, scores)
+    note(live, joined, scores)
     head, flags, answers, start = live.writer.head(scores), scores.is_anomaly.tolist(), [], 0
     for batch in batches:
         stop = start + len(batch.rows)
@@ -90,6 +92,7 @@ def answer_lines(live: Live, batch: Batch) -> tuple[Answer, Observed]:
     scores = score_batch(live, batch)
     inference = perf_counter() - began
     results, warnings = live.writer.records(batch, scores)
+    note(live, batch, scores)
     anomalies = int(scores.is_anomaly.sum())
     body = b"\n".join(results) + b"\n"
     return Answer(body, len(results), anomalies, began, inference), Observed(scores.score, scores.p_value, anomalies, warnings)
@@ -112,21 +115,29 @@ def score_batch(live: Live, batch: Batch) -> Scores:
         live.counts.failed_batches += 1  # here, not on the event loop: the batch that fails has no Observed
         raise
     live.scored_at, live.failed = monotonic(), False
+    return scores
+
+
+def note(live: Live, batch: Batch, scores: Scores) -> None:
+    """Leaves what is to be answered to those who look at live records. Of a run that is refused they learn nothing: its records
+    may be scored again, each request's alone.
+    """
     if live.shadow is not None:
         live.shadow.offer(batch.x, scores.p_value)
     live.watch.note(batch.x, scores.score)
     if len(scores.explained):
         live.latest.note(batch.x, scores)
-    return scores
 
 
 def score_finite(live: Live, batch: Batch) -> Scores:
-    """As score_batch, for an answer that has no way to leave a score out. Raises the 422 of records without a finite one, too."""
+    """As score_batch and note, for an answer that has no way to leave a score out. Raises the 422 of records without a finite
+    one, too."""
     scores = score_batch(live, batch)
     if not np.isfinite(scores.score).all():
         rows = np.flatnonzero(~np.isfinite(scores.score)).tolist()
         errors = [FieldError(f"records[{row}]", "its values are too extreme for a finite score") for row in rows]
         raise Problem("not_scorable", f"{len(rows)} record(s) have no finite score.", errors)
+    note(live, batch, scores)
     return scores
 
 

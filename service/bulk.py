@@ -39,12 +39,13 @@ def score_file(
     provider: Provider = "auto",
     progress: TextIO | None = None,
     trusted: Sequence[Path] = (),
+    alpha: float | None = None,
 ) -> int:
     """Scores DATA with the served version of a model into `output`, by its ending CSV or Parquet, '-' for CSV on standard output.
 
-    One row for each of DATA's, in order: the columns `keep`, score, p_value, is_anomaly. Tells its progress, and the columns that
-    the model does not know, on `progress`, standard error by default. Returns the number of rows.
-    Raises TableError, BundleError, OSError; then no output is left behind.
+    One row for each of DATA's, in order: the columns `keep`, score, p_value, is_anomaly, by this alpha or the bundle's. Tells its
+    progress, and the columns that the model does not know, on `progress`, standard error by default. Returns the number of rows.
+    Raises TableError, BundleError, UnsupportedAlphaError, OSError; then no output is left behind.
     """
     check_output(output)
     if taken := [column for column in keep if column in NAMES]:
@@ -53,24 +54,27 @@ def score_file(
         raise TableError("--keep: a column is named twice; name it once")
     folder = models_dir / check_name(name) / current_version(models_dir, name)
     detector = Detector(read_bundle(folder, only=["scorer.onnx"], trusted=trusted), provider)
+    detector.threshold(alpha)  # refuses one that is not supported before anything is read
     table = open_table(data, detector.manifest.features, keep)
     if output != STANDARD and any(Path(output).exists() and Path(output).samefile(source.path) for source in table.sources):
         raise TableError(f"{output}: this is the data itself; name another output")
     told = _Progress(table, progress or sys.stderr)
     schema = Schema([*table.kept_fields, *FIELDS])
-    write_table(told.count(_score(detector, batch, schema) for batch in _ahead(table)), schema, output)
+    write_table(told.count(_score(detector, batch, schema, alpha) for batch in _ahead(table)), schema, output)
     told.end()
     return told.rows
 
 
-def score_batch(detector: Detector, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
-    """score (n,), p_value (n,) and is_anomaly (n,) of x (n, C) at the bundle's alpha."""
-    scores = detector.score(x, explain="none")
+def score_batch(
+    detector: Detector, x: NDArray[np.float32], alpha: float | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
+    """score (n,), p_value (n,) and is_anomaly (n,) of x (n, C) at this alpha or the bundle's. Raises UnsupportedAlphaError."""
+    scores = detector.score(x, alpha, explain="none")
     return scores.score, scores.p_value, scores.is_anomaly
 
 
-def _score(detector: Detector, batch: Batch, schema: Schema) -> RecordBatch:
-    answers = (Array.from_numpy(np.ascontiguousarray(column)) for column in score_batch(detector, batch.x))
+def _score(detector: Detector, batch: Batch, schema: Schema, alpha: float | None) -> RecordBatch:
+    answers = (Array.from_numpy(np.ascontiguousarray(column)) for column in score_batch(detector, batch.x, alpha))
     return RecordBatch.from_arrays([*batch.kept, *answers], schema=schema)
 
 

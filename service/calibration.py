@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+ROUNDING = 4 * np.finfo(np.float64).eps  # relative; more than four operations lose
 SEVERITIES = ("low", "medium", "high", "critical")
 
 
@@ -44,9 +45,13 @@ def threshold(calibration: NDArray[np.float32], alpha: float) -> float:
 
 
 def benjamini_hochberg(p: NDArray[np.float64], fdr: float) -> NDArray[np.bool_]:
-    """(N,) the largest set whose expected share of false alarms is at most fdr (Benjamini & Hochberg 1995)."""
+    """(N,) the largest set whose expected share of false alarms is at most fdr (Benjamini & Hochberg 1995).
+
+    p-values are shares of whole numbers, so that many lie on the very boundary: a few roundings must not take them from there.
+    """
     order = np.argsort(p, kind="stable")
-    passed = np.flatnonzero(p[order] <= fdr * np.arange(1, len(p) + 1) / len(p))
+    limits = fdr * np.arange(1, len(p) + 1) / len(p)
+    passed = np.flatnonzero(p[order] <= limits * (1 + ROUNDING))
     marked = np.zeros(len(p), dtype=bool)
     if len(passed):
         marked[order[: passed[-1] + 1]] = True

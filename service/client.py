@@ -21,6 +21,7 @@ import msgspec
 
 from service.client_answers import Answer, ColumnAnswer, Health, Model, ServiceError, error
 from service.client_retries import RETRIED_ERRORS, Retries
+from service.client_values import encode
 
 __all__ = ["Answer", "AsyncClient", "Client", "ColumnAnswer", "Health", "Model", "Retries", "ServiceError"]
 
@@ -48,7 +49,7 @@ class _Requests:
 
     def _score(self, form: str, data: Any, alpha: float | None, fdr: float | None, explain: Explain) -> dict[str, Any]:
         given = {form: data, "alpha": alpha, "fdr": fdr, "explain": explain}
-        body = msgspec.json.encode({name: value for name, value in given.items() if value is not None})
+        body = encode({name: value for name, value in given.items() if value is not None})
         return {"method": "POST", "url": self._score_path, "content": body, "headers": {"Content-Type": JSON}}
 
     def _arrow(self, body: bytes, alpha: float | None, fdr: float | None) -> dict[str, Any]:
@@ -105,7 +106,8 @@ class Client(_Requests):
     def score_table(self, table: Any, *, size: int = 10 * BATCH, alpha: float | None = None) -> Any:
         """A table of score, p_value and is_anomaly for whatever speaks Arrow: pandas, Polars, DuckDB, PyArrow.
 
-        Sent `size` rows at a time; the answer is an arro3 Table, which all of them take.
+        Sent `size` rows at a time, or fewer where they are wide; a pandas index without a name is left out. The answer is an
+        arro3 Table, which all of them take.
         """
         from service.client_tables import join, split  # noqa: PLC0415 - Arrow is loaded where it is used
 

@@ -196,7 +196,8 @@ def _whole(feature: Feature, numbers: Floats) -> Encoded:
     code = np.where(categories[order[place]] == numbers, order[place], len(categories)).astype(np.float64)
     wrong = ~np.isnan(numbers) & ((numbers != np.floor(numbers)) | np.isinf(numbers))
     code[wrong | np.isnan(numbers)] = np.nan
-    return _single(code, np.flatnonzero(wrong).tolist(), NOT_WHOLE)
+    rows = np.flatnonzero(wrong).tolist()
+    return code.astype(np.float32)[:, None], [(row, OVERFLOW if np.isinf(numbers[row]) else NOT_WHOLE) for row in rows]
 
 
 def _datetimes(feature: Feature, texts: Sequence[str | None]) -> Encoded:

@@ -63,6 +63,11 @@ class Holding:
         room.bodies += size
         self._size += size
 
+    def give_back(self, size: int) -> None:
+        """Returns so many of the bytes that were taken: they are held no more."""
+        self._room.bodies -= size
+        self._size -= size
+
 
 class Permits:
     """Rows that wait for, or are in, the background thread. A permit is tried, never awaited: a full queue says so at once.

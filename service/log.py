@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 import os
+import select
 import sys
 import time
 import traceback
@@ -16,6 +17,7 @@ from typing import Any
 from service.settings import LogFormat
 
 FLUSH_SECONDS = 0.05
+WAIT_MS = 500
 MAX_WAITING = 100_000  # lines; a reader of the log that has stopped must not stop the service, nor fill its memory
 logger = logging.getLogger("service")
 Scored = tuple[str, str, int, int]  # model, version, records, anomalies
@@ -29,8 +31,13 @@ class RequestLog:
         self._requests: list[tuple[Any, ...]] = []  # the arguments of _line
         self._writer = ThreadPoolExecutor(1, "log")
         self._second, self._stamp = 0, ""
-        self._writing = False
-        self.dropped = 0
+        self._writing = self._ending = False
+        self._too_many = self._unread = 0  # lines: counted on the event loop, and by whoever writes
+
+    @property
+    def dropped(self) -> int:
+        """Lines that are not in the log."""
+        return self._too_many + self._unread
 
     def write(
         self,
@@ -52,7 +59,7 @@ class RequestLog:
         if len(waiting) < MAX_WAITING:
             waiting.append((time.time(), request_id, method, path, status, seconds, scored, trace_id))
         else:
-            self.dropped += 1
+            self._too_many += 1
 
     def _line(
         self,
@@ -99,12 +106,24 @@ class RequestLog:
         rest = memoryview("".join(lines).encode())
         try:
             while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+                try:
+                    rest = rest[os.write(self._descriptor, rest) :]
+                except BlockingIOError:  # whoever made the pipe wants no writer to wait; this thread does nothing else
+                    self._wait()
         except OSError:  # nobody reads the log any more; the service goes on
-            self.dropped += len(lines)
+            self._unread += bytes(rest).count(b"\n")
+
+    def _wait(self) -> None:
+        """Until there is room again. Raises TimeoutError where there is none and the service ends."""
+        room = select.poll()
+        room.register(self._descriptor, select.POLLOUT)
+        while not room.poll(WAIT_MS):
+            if self._ending:
+                raise TimeoutError
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes what is left, as far as somebody reads it."""
+        self._ending = True
         self._writer.shutdown(wait=True)
         self._put(self._take())
 

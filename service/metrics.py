@@ -117,6 +117,7 @@ class Metrics(Collector):
         self.watched: Callable[[], Iterable[tuple[str, str, Watch]]] = tuple  # (name, version, watch)
         self.queue_rows: Callable[[], int] = int
         self.held_bytes: Callable[[], int] = int
+        self.log_lines_dropped: Callable[[], int] = int
         self.comparisons: OrderedDict[tuple[str, str, str], Comparison] = OrderedDict()  # by model, version, shadow
         self.shadow_up: Callable[[], tuple[str, str, bool] | None] = lambda: None
         self.gpu_lost: Callable[[], int] = int
@@ -194,7 +195,10 @@ class Metrics(Collector):
         refusals = CounterMetricFamily("anomaly_refusals", "Bundles refused, by how far they came.", labels=["model", "stage"])
         for labels, n in self.refusals.items():
             refusals.add_metric(list(labels), n)
-        yield from (reloads, refusals, info, queue, held, lost)
+        dropped = CounterMetricFamily(
+            "anomaly_log_lines_dropped", "Lines of requests that the log could not take.", value=self.log_lines_dropped()
+        )
+        yield from (reloads, refusals, info, queue, held, lost, dropped)
         yield from self._collect_shadow()
 
     def _collect_models(self) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from service.errors import Problem
 from service.limits import Holding, check_length, deadline, inflate, read_body
 from service.live import Live
 from service.parts import Parts
-from service.scoring import JSON, Done, Scoring, estimate_rows, is_gzip, part, server_timing, start
+from service.scoring import JSON, Done, Scoring, estimate_rows, is_gzip, no_query, part, server_timing, start
 from service.tensors import write
 
 BINARY = b"application/octet-stream"
@@ -42,6 +42,7 @@ class Inference:
         check_length(headers, self._limit)
         until = deadline(headers, began)
         live = scope["live"] = await self._find(scope["path"])
+        no_query(scope)
         self._parts.permits.check()  # full: says so before the body is read
         with Holding(self._parts.room) as held:
             body = await read_body(await receive(), receive, self._limit, held)

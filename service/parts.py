@@ -46,6 +46,7 @@ class Parts:
         self.heads = Heads()
         self.keys.changed = self.heads.forget
         self.requests = log.RequestLog(settings.log_format, on=settings.log_requests)
+        self.metrics.log_lines_dropped = lambda: self.requests.dropped
         self.started_at = time.monotonic()
         self.draining = False
         self._ids = map(f"{os.urandom(6).hex()}-%x".__mod__, itertools.count(1))

@@ -24,6 +24,7 @@ from service.validation import Checked, Explain, Validator
 
 LONG = 1 << 20  # bytes of a body whose records are read a block at a time
 BLOCK = 512
+EXACT = 1 << 53
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -60,7 +61,7 @@ class Reader:
         self._max_records = max_records
         self._slow = Validator(manifest, max_records)
         self._simple = all(feature.kind in ("numeric", "boolean") for feature in manifest.features)
-        self._codes = [_codes(feature) if feature.kind == "categorical" else None for feature in manifest.features]
+        self._codes = [Codes(feature) if feature.kind == "categorical" else None for feature in manifest.features]
         # Columns that training left out: accepted, so that whole records can be posted, and not looked at.
         self._dropped = tuple(dropped.column for dropped in manifest.dropped)
         names = [feature.name for feature in manifest.features] + [*self._dropped]
@@ -182,8 +183,7 @@ class Reader:
             x = np.empty((n, self._width), np.float32)
             for feature, codes, start, values in zip(self._features, self._codes, self._starts, columns, strict=True):
                 if codes is not None:
-                    unknown = float(len(feature.categories))
-                    x[:, start] = [codes.get(value, unknown) for value in values]
+                    x[:, start] = [codes[value] for value in values]
                 elif feature.kind == "datetime":
                     texts = [None if value is ABSENT else value for value in values]
                     x[:, start : start + feature.width], wrong = encode_checked(feature, texts)
@@ -213,7 +213,7 @@ class Reader:
         row: list[Any] = []
         for feature, codes, value in zip(self._features, self._codes, values, strict=True):
             if codes is not None:
-                row.append(codes.get(value, float(len(feature.categories))))
+                row.append(codes[value])
             elif feature.kind == "datetime":
                 parts, wrong = encode_checked(feature, [None if value is ABSENT else value])
                 if wrong:
@@ -247,10 +247,20 @@ def colons(body: bytes) -> int:
     return body.count(b":") if len(body) < 8192 else int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(":")))
 
 
-def _codes(feature: Feature) -> dict[Any, float]:
-    """The code of each category; NaN for what counts as missing."""
-    missing = dict.fromkeys((None, ABSENT) if feature.integer else (None, ABSENT, *MISSING), np.nan)
-    return {**missing, **{category: float(code) for code, category in enumerate(feature.categories)}}
+class Codes(dict[Any, float]):
+    """The code of each category; NaN for what counts as missing; their number for any other."""
+
+    def __init__(self, feature: Feature) -> None:
+        missing = dict.fromkeys((None, ABSENT) if feature.integer else (None, ABSENT, *MISSING), np.nan)
+        super().__init__(missing)
+        self.update({category: float(code) for code, category in enumerate(feature.categories)})
+        self._unknown = float(len(feature.categories))
+
+    def __missing__(self, value: Any) -> float:
+        """Raises OverflowError for a number that float64, through which the slow way reads all of them, may not hold."""
+        if type(value) is int and not -EXACT <= value <= EXACT:
+            raise OverflowError
+        return self._unknown
 
 
 def _range(features: Sequence[Feature]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

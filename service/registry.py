@@ -36,8 +36,8 @@ class Registry:
         self._live: dict[str, Live] = {}
         self._pinned: OrderedDict[tuple[str, str], Live] = OrderedDict()
         self._refused: dict[str, tuple[int, str]] = {}  # by name: when CURRENT was written that was refused, and why
+        self._unready: str | None = None  # why no score could be given when that was last looked at
         self._loader = ThreadPoolExecutor(1, "loader")
-        self._lister = ThreadPoolExecutor(1, "lister")  # who asks what there is does not wait for a load that hangs
         self._one_at_a_time = asyncio.Lock()
         self._poll: asyncio.Task[None] | None = None
         self.shadow = Shadow(*settings.shadow, metrics) if settings.shadow is not None else None
@@ -84,13 +84,13 @@ class Registry:
         name = self._settings.model
         if name is not None:
             return self.get(name)
-        if len(self._live) == 1:
+        # One that was refused counts: else another model would answer while that one is mended.
+        if len(self._live) == 1 and not self._refused.keys() - self._live.keys():
             return next(iter(self._live.values()))
         if self._live:
-            raise Problem(
-                "no_default_model",
-                f"There are {len(self._live)} models and none is the default: set ANOMALY_MODEL, or post to /models/NAME/score.",
-            )
+            n = len(self.names())
+            detail = f"There are {n} models and none is the default: set ANOMALY_MODEL, or post to /models/NAME/score."
+            raise Problem("no_default_model", detail)
         raise self._not_ready(f"No model is published in {self._folder.name}.", self._refused)
 
     def get(self, name: str) -> Live:
@@ -155,15 +155,34 @@ class Registry:
 
     async def refresh(self) -> None:
         """Takes up every new CURRENT; what is refused is logged and counted, once for each time CURRENT was written."""
-        for name in await self._in_thread(list_models, self._folder):
+        published = await self._in_thread(list_models, self._folder)
+        for name in self._refused.keys() - set(published):  # whoever took it away wants it no more
+            del self._refused[name]
+        for name in published:
             with contextlib.suppress(BundleError):
                 await self._take_up(name, again=False)
+        await self._tell_whether_ready()
 
     async def reload(self, name: str) -> Live:
         """Takes up a model's CURRENT now. Raises BundleError with the reason where it is refused."""
         live = await self._take_up(check_name(name), again=True)
+        await self._tell_whether_ready()
         self._look_for_shadow()
         return live
+
+    async def _tell_whether_ready(self) -> None:
+        """Logs why there is nothing to answer /score with, once for each reason; a model that is loaded has a line of its own."""
+        reason = None
+        try:
+            self.default()
+        except Problem as problem:
+            if problem.code == "not_ready":
+                there = await self._in_thread(self._folder.is_dir)
+                reason = problem.detail if there else "The folder of the models is not there."
+        if reason is not None and reason != self._unready:
+            told = {"model": self._settings.model or "any", "published": ", ".join(self.names()) or "none", "reason": reason}
+            log.event(logging.WARNING, "nothing to score with", folder=str(self._folder.absolute()), **told)
+        self._unready = reason
 
     async def _take_up(self, name: str, again: bool) -> Live:
         async with self._one_at_a_time:

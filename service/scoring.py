@@ -19,7 +19,7 @@ from service.batching import Answer, Observed
 from service.errors import Problem
 from service.limits import ClientGoneError, Holding, check_length, deadline, inflate, read_body, too_late
 from service.live import Live
-from service.streams import BLOCK, Lines, Pieces, Stream
+from service.streams import BLOCK, Lines, Pieces, Stream, Whole
 from service.validation import query
 
 if TYPE_CHECKING:
@@ -60,12 +60,15 @@ class Scoring:
         until = deadline(headers, began)
         path = scope["path"]
         live = scope["live"] = self._registry.default() if path == "/score" else await self._find(path)
+        if content_type == JSON:
+            no_query(scope)
         if length > self._inline:
             self._permits.check()  # full: says so before the body is read
         with Holding(self._room) as held:
             if content_type == NDJSON:
                 pieces = Pieces(await receive(), receive, self._limit, held)
-                await self._stream(scope, pieces, send, live, gzipped, began, until)
+                out = Whole(send, held) if scope["http_version"] == "1.0" else send
+                await self._stream(scope, pieces, out, live, gzipped, began, until)
                 return
             answer, parse, queue = await self._score(scope, receive, held, content_type, gzipped, until)
         total = perf_counter() - began
@@ -122,6 +125,7 @@ class Scoring:
                 take(BLOCK)
                 take, queued = self._permits.take_more, perf_counter()
                 block = await self._run(BLOCK, partial(stream.work, piece, last=last), until)
+                pieces.hold(stream.held)
                 exhausted = block.exhausted
                 ended = last and exhausted
                 if block.answer is not None and block.observed is not None:
@@ -143,7 +147,7 @@ class Scoring:
         except ClientGoneError:
             raise
         except Exception as error:
-            if not started:
+            if not started or isinstance(send, Whole):
                 raise
             told = self._parts.problem(error, request_id).body(request_id)
             await send(part(b'{"error":%b}\n' % told, more=True))
@@ -226,6 +230,12 @@ def media_type(content_type: bytes) -> bytes:
     if name not in (JSON, NDJSON, ARROW):
         raise Problem("unsupported_media_type", f"Send {', '.join(kind.decode() for kind in (JSON, NDJSON, ARROW))}.")
     return name
+
+
+def no_query(scope: Scope) -> None:
+    """Raises the 422 of a query string where parameters belong in the body: they would be without effect."""
+    if scope["query_string"]:
+        query(scope["query_string"], ())
 
 
 def start(content_type: bytes, extent: tuple[bytes, bytes], request_id: str, timing: bytes) -> Message:

@@ -155,7 +155,13 @@ class Settings:
                     values[setting.name] = setting.metadata["parse"](text)
                 except ValueError as error:
                     raise SettingsError(f"{name} must be {error}") from None
-        return cls(**values)
+        settings = cls(**values)
+        if settings.workers > 1 and not settings.reload_seconds and (settings.admin_keys or settings.admin_keys_file):
+            raise SettingsError(
+                f"{PREFIX}RELOAD_SECONDS must be above 0 with {settings.workers} workers and admin keys: a reload reaches one "
+                "worker, and the others follow only by looking for a new CURRENT themselves"
+            )
+        return settings
 
 
 def variable(setting: Field[Any]) -> str:

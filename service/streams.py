@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import deque
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from time import perf_counter
 
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Send
 
 from service import batching
 from service.batching import Answer, Observed
@@ -22,6 +23,7 @@ from service.live import Live
 from service.validation import Explain
 
 BLOCK = 512  # lines scored at a time: other requests wait for no more than these
+PART = 256 << 10  # bytes given out at a time, where more wait: what has been scored is held no more
 NOT_GZIP = "The body is not gzip, although its Content-Encoding says so."
 
 
@@ -44,12 +46,19 @@ class Lines:
         self._inflate = zlib.decompressobj(wbits=31) if gzipped else None
         self._piece, self._last = memoryview(b""), False
         self._parts: list[bytes] = []  # of a line that is not whole
+        self._unfinished = 0  # bytes of them
         self._whole: list[bytes] = []
 
     @property
     def exhausted(self) -> bool:
         """Whether nothing is left of what was fed."""
         return not self._whole and not self._piece
+
+    @property
+    def held(self) -> int:
+        """Bytes of what was fed, and has not been taken, that are in memory; a piece is, until the last of it was looked at."""
+        fed = len(self._piece.obj) if self._piece else 0  # type: ignore[arg-type] # it is bytes
+        return fed + sum(map(len, self._whole)) + self._unfinished
 
     def feed(self, piece: bytes, *, last: bool) -> None:
         """The next piece of the body; none may be left of the one before."""
@@ -78,7 +87,7 @@ class Lines:
             used -= len(self._inflate.unconsumed_tail)
             if self._inflate.eof and (self._inflate.unused_data or used < len(self._piece)):
                 raise Problem("invalid_encoding", "Something follows the gzip data.")
-        self._piece = self._piece[used:]
+        self._piece = self._piece[used:] if used < len(self._piece) else memoryview(b"")
         self._size += len(text)
         if self._size > self._limit:
             raise body_too_large(self._limit)
@@ -87,10 +96,11 @@ class Lines:
     def _split(self, text: bytes) -> None:
         first, *rest = text.split(b"\n")
         self._parts.append(first)
+        self._unfinished += len(first)
         if rest:
             whole = [b"".join(self._parts), *rest[:-1]]
             self._whole += [line for line in whole if not line.isspace() and line]
-            self._parts = [rest[-1]]
+            self._parts, self._unfinished = [rest[-1]], len(rest[-1])
 
     def _end(self) -> None:
         if self._inflate is not None:
@@ -107,6 +117,11 @@ class Stream:
         self._live, self._lines, self._max_records = live, lines, max_records
         self._alpha, self._explain = alpha, explain
         self._records = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes of the body that are in memory, but for those that `work` has not been given."""
+        return self._lines.held
 
     def work(self, piece: bytes, *, last: bool) -> Block:
         """Scores the next lines, this piece's among them, in the worker thread. Raises the Problem of a bad one."""
@@ -127,6 +142,28 @@ class Stream:
         return Block(*batching.answer_lines(self._live, batch), exhausted, began, parse)
 
 
+class Whole:
+    """Sends an answer that comes in parts as one with a length, for HTTP/1.0, which has no chunks. Its parts take room, too."""
+
+    def __init__(self, send: Send, held: Holding) -> None:
+        self._send, self._held = send, held
+        self._head: Message = {}
+        self._parts: list[bytes] = []
+
+    async def __call__(self, message: Message) -> None:
+        """Keeps a message, and sends all with the last. Raises the 429 where there is no room for one: then nothing was sent."""
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        self._held.take(len(message["body"]))
+        self._parts.append(message["body"])
+        if not message["more_body"]:
+            body = b"".join(self._parts)
+            headers = [pair for pair in self._head["headers"] if pair[0] not in (b"connection", b"content-length")]
+            await self._send({**self._head, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
+            await self._send({**message, "body": body})
+
+
 class Pieces:
     """A request's body as it comes, read on while the client does not take the answer."""
 
@@ -134,7 +171,8 @@ class Pieces:
         """Raises the 429 where there is no room for its first piece, as `next` and `during` do for others."""
         self._receive, self._limit, self._held = receive, limit, held
         self._waiting: asyncio.Future[Message] | None = None
-        self._kept: list[bytes] = []
+        self._kept: deque[bytes] = deque()
+        self._out = 0  # bytes that `next` has given out and are still held
         self._size, self.more = 0, True  # more: whether the client has more to send
         self._keep(first)
 
@@ -144,14 +182,27 @@ class Pieces:
         return not self.more and not self._kept
 
     async def next(self) -> bytes:
-        """All that has come since the last call; waits for a piece if there is none."""
+        """Some of what has come, PART or a little more where so much waits; waits for a piece if there is none."""
         if not self._kept:
             self._keep(await self._receiving())
         if self._size > self._limit:
             raise body_too_large(self._limit)
-        piece = b"".join(self._kept)
-        self._kept = []
-        return piece
+        parts, size = list[bytes](), 0
+        while self._kept and size < PART:
+            parts.append(self._kept.popleft())
+            size += len(parts[-1])
+        self._out += size
+        return b"".join(parts)
+
+    def hold(self, size: int) -> None:
+        """So many bytes of what was given out are still held: gives the others back. Raises the 429 where inflating made more of
+        them than there is room for.
+        """
+        if size > self._out:
+            self._held.take(size - self._out)
+        else:
+            self._held.give_back(self._out - size)
+        self._out = size
 
     async def during(self, sending: Awaitable[None]) -> None:
         """Sends, and reads on as long as that takes."""

@@ -138,6 +138,37 @@ def test_requests_that_do_not_fit_are_a_422(service: Client, case: str) -> None:
     assert [error["loc"] for error in document.get("errors", [])] == locs
 
 
+@pytest.mark.parametrize(
+    ("digits", "status"),
+    [
+        *[(digits, 200) for digits in ("20", "2e1", "21", "9007199254740993", "-1" + "0" * 300)],
+        *[(digits, 422) for digits in ("1" + "0" * 309, "-1" + "0" * 399, "1" + "0" * 401, "1e400")],
+    ],
+    ids=lambda value: f"{value[:3]}_{len(value)}" if isinstance(value, str) else None,
+)
+@pytest.mark.parametrize("form", ['{"records":[{"level":%s,"country":"%s"}]}', '{"columns":{"level":[%s],"country":["%s"]}}'])
+def test_a_whole_number_is_the_same_category_however_it_is_read(service: Client, form: str, digits: str, status: int) -> None:
+    answers = [service.post("/score", content=form % (digits, colon)) for colon in (":", "\\u003a")]  # read fast, and slowly
+    told = [{name: value for name, value in answer.json().items() if name != "request_id"} for answer in answers]
+    assert [answer.status_code for answer in answers] == [status, status]
+    assert told[0] == told[1]
+    if status == 422:
+        assert told[0]["errors"][0]["message"] == "does not fit float32 (infinite or too large)"
+
+
+@pytest.mark.parametrize("path", ["/score", "/models/tiny/score", "/v2/models/tiny/infer"])
+@pytest.mark.parametrize(("query", "locs"), [("alpha=0.1", ["alpha"]), ("explain=all&x", ["explain", "x"])])
+def test_a_query_beside_a_body_that_has_room_for_parameters_is_a_422(
+    service: Client, path: str, query: str, locs: list[str]
+) -> None:
+    tensors = {"inputs": [{"name": "amount", "datatype": "FP64", "shape": [1], "data": [1]}]}
+    body = tensors if path.startswith("/v2") else {"records": [{"amount": 1}]}
+    assert service.post(path, json=body).status_code == 200
+    document = check_problem(service.post(f"{path}?{query}", json=body), 422, "invalid_request")
+    assert [error["loc"] for error in document["errors"]] == locs
+    assert "error" in document or not path.startswith("/v2")
+
+
 def test_up_to_100_errors_are_named(service: Client) -> None:
     body = json.dumps({"records": [{"amount": "x"}] * 250}).encode()
     assert len(check_problem(service.post("/score", content=body), 422, "invalid_records")["errors"]) == 100
@@ -232,7 +263,9 @@ def test_more_records_than_the_limit_are_a_413(serve: Serve) -> None:
     [
         ("GET", "/score", "POST"),
         ("PUT", "/score", "POST"),
-        ("POST", "/health", "GET"),
+        ("POST", "/health", "GET, HEAD"),
+        ("DELETE", "/health/live", "GET, HEAD"),
+        ("PUT", "/models/tiny/report", "GET, POST"),
         ("DELETE", "/models/tiny", "GET"),
         ("GET", "/models/tiny/score", "POST"),
         ("GET", "/models/tiny/reload", "POST"),
@@ -241,7 +274,7 @@ def test_more_records_than_the_limit_are_a_413(serve: Serve) -> None:
 def test_other_methods_are_a_405(service: Client, method: str, path: str, allow: str) -> None:
     answer = service.request(method, path)
     check_problem(answer, 405, "method_not_allowed")
-    assert allow in answer.headers["allow"]
+    assert answer.headers["allow"] == allow
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 """Small requests are scored together, and none notices the others."""
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 
 from service.batching import MAX_ROWS
 from service.limits import NEVER
-from tests.service.client import Client
+from tests.service.client import Client, check_problem, until
 from tests.service.conftest import Serve
+from tests.service.test_tabular import stream
 from tests.service.tiny_bundle import GOOD, ODD, publish
 
 BODIES: list[dict[str, Any]] = [
@@ -42,6 +46,25 @@ def test_requests_at_once_get_the_answers_that_they_get_alone(service: Client) -
     for order in (range(8), reversed(range(8)), [0, 1, 2] * 5, [7, 0, 1], [0] * (MAX_ROWS + 10)):
         places = list(order)
         assert [told(answer) for answer in at_once(service, [BODIES[i] for i in places])] == [alone[i] for i in places]
+
+
+def test_only_what_is_answered_is_noted_and_that_once(serve: Serve, models_dir: Path) -> None:
+    shadow = "20260102T000000Z-made02"
+    publish(models_dir, version=shadow, current=False)
+    client = serve(models_dir=models_dir, shadow=("tiny", shadow))
+    live, extreme = client.app.registry.default(), {"amount": 3.4e38, "count": 3.4e38}
+    client.run(until(lambda: live.shadow is not None))
+    answers = at_once(client, [{"records": [ODD]}, {"records": [extreme]}, {"records": [GOOD, ODD]}])
+    assert [answer.status_code for answer in answers] == [200, 422, 200]
+    table = stream(pa.table({name: [value] for name, value in extreme.items()}))
+    for kind, body in (("x-ndjson", json.dumps(extreme).encode()), ("vnd.apache.arrow.stream", table)):
+        answer = client.post("/score", content=body, headers={"content-type": f"application/{kind}"})
+        check_problem(answer, 422, "not_scorable")
+    live.watch.digest()
+    assert (live.counts.records, live.watch.records, len(live.latest.documents())) == (3, 3, 2)
+    comparison = client.app.metrics.comparisons["tiny", live.version, shadow]
+    client.run(until(lambda: sum(comparison.results.values()) >= 3))  # in the order in which they were noted
+    assert sum(comparison.results.values()) == 3
 
 
 def test_requests_at_once_are_scored_in_one_run(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """Conformal p-values: valid, consistent with the threshold, and refused where n cannot support them."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.calibration import UnsupportedAlphaError, benjamini_hochberg, p_values, severity, smallest_alpha, threshold
@@ -40,12 +42,30 @@ def test_at_most_a_share_alpha_of_exchangeable_records_is_flagged():
         assert np.mean(flagged) > alpha - 4 * np.std(flagged) / len(flagged) ** 0.5
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.01, 0.99))
-def test_benjamini_hochberg_is_the_slow_definition(p, fdr):
-    p = np.array(p)
-    best = max((k for k in range(1, len(p) + 1) if np.sort(p)[k - 1] <= fdr * k / len(p)), default=0)
-    limit = np.sort(p)[best - 1] if best else -1
-    assert np.array_equal(benjamini_hochberg(p, fdr), p <= limit)
+def by_definition(ranks, n, fdr):
+    """In whole numbers: the ranks, of p = rank / (n + 1), of the largest set that Benjamini and Hochberg allow."""
+    found, share = sorted(ranks), Fraction(str(fdr))
+    best = max((k for k in range(1, len(ranks) + 1) if Fraction(found[k - 1], n + 1) <= share * k / len(ranks)), default=0)
+    return [best > 0 and rank <= found[best - 1] for rank in ranks]
+
+
+@st.composite
+def many_at_the_boundary(draw):
+    """Ranks, n and fdr; some ranks are as large as the boundary of some k allows, or one larger."""
+    n, fdr = draw(st.integers(1, 2000)), draw(st.integers(1, 9999)) / 10_000
+    count = draw(st.integers(1, 60))
+    at = [int(Fraction(str(fdr)) * k * (n + 1) / count) for k in range(1, count + 1)]
+    rank = st.integers(1, n + 1) | st.sampled_from([min(max(1, most + more), n + 1) for most in at for more in (0, 1)])
+    return draw(st.lists(rank, min_size=count, max_size=count)), n, fdr
+
+
+@given(many_at_the_boundary())
+@settings(max_examples=500)
+@example(([1] * 29, 99, 0.01))
+@example(([3] * 7, 99, 0.03))
+def test_benjamini_hochberg_is_the_slow_definition(case):
+    ranks, n, fdr = case
+    assert benjamini_hochberg(np.array(ranks) / (n + 1), fdr).tolist() == by_definition(ranks, n, fdr)
 
 
 def test_severity_rises_with_the_score():

@@ -52,6 +52,20 @@ def test_score_scores_a_file(models_dir: Path, tmp_path: Path) -> None:
     assert float(row.split(",")[0]) == 36.0
 
 
+def test_score_flags_by_the_alpha_that_it_is_told(models_dir: Path, tmp_path: Path) -> None:
+    rows = [f"{amount},3,de,20,true,\n" for amount in range(60)]
+    (tmp_path / "data.csv").write_text("amount,count,country,level,online,at\n" + "".join(rows))
+    common, scored = ("score", str(tmp_path / "data.csv"), "--model", "tiny", "--models-dir", str(models_dir)), []
+    for alpha in ((), ("--alpha", "0.01"), ("--alpha", "0.2")):
+        assert run(*common, "--output", str(tmp_path / "out.csv"), *alpha) == 0
+        scored.append([line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines()[1:]])
+    assert scored[0] == scored[1]  # the bundle's is 0.01
+    assert [row[:2] for row in scored[0]] == [row[:2] for row in scored[2]]
+    for alpha, rows in ((0.01, scored[0]), (0.2, scored[2])):
+        assert [flag for *_, flag in rows] == [str(float(p_value) <= alpha).lower() for _, p_value, _ in rows]
+    assert sum(flag == "true" for *_, flag in scored[2]) > sum(flag == "true" for *_, flag in scored[0]) > 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -73,6 +87,11 @@ def test_score_scores_a_file(models_dir: Path, tmp_path: Path) -> None:
         (("score", "{m}/none.csv", "--model", "tiny", "--output", "-", "--models-dir", "{m}"), "none.csv"),
         (("score", "x.csv", "--model", "other", "--output", "-", "--models-dir", "{m}"), "no model 'other'"),
         (("score", "x.csv", "--output", "-"), "--model"),
+        (("score", "x.csv", "--model", "tiny", "--output", "-", "--alpha", "1"), "between 0 and 1"),
+        (
+            ("score", "x.csv", "--model", "tiny", "--output", "-", "--models-dir", "{m}", "--alpha", "0.001"),
+            "alpha 0.001 is below 0.005, the smallest that 199 calibration records support",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_exit_code_2(

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -20,6 +23,7 @@ from service import client_retries
 from service.app import create_app
 from service.client import AsyncClient, Client, Retries, ServiceError
 from service.client_retries import Wait
+from service.client_tables import BYTES, split
 from service.settings import Settings
 from tests.service.serving import serving
 from tests.service.tiny_bundle import GOOD, ODD
@@ -226,3 +230,53 @@ def test_it_needs_nothing_of_the_server() -> None:
     code = f"import service.client, sys; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+def test_values_of_numpy_and_pandas_are_those_of_python(client: Client) -> None:
+    """As the records of `frame.to_dict("records")`, and of rows of arrays and databases, have them."""
+    moment = datetime(2026, 3, 2, 14, 30)
+    made: list[dict[str, Any]] = [
+        {"amount": np.float64(12.5), "count": np.int64(3), "country": np.str_("de"), "online": np.True_},
+        {"at": pd.Timestamp(moment)},
+        {"amount": Decimal("12.5"), "count": np.uint8(3), "level": np.int32(20), "at": moment},
+        {"amount": np.float32(12.5), "count": np.longdouble(3), "at": np.datetime64("2026-03-02T14:30", "ns")},
+        {"amount": np.float64("nan"), "count": None, "at": pd.NaT, "country": pd.NA},
+        {"at": pd.Timestamp("2026-03-02T14:30:00.123456789+05:00")},
+        {"at": np.datetime64("NaT")},
+    ]
+    meant = [
+        {"amount": 12.5, "count": 3, "country": "de", "online": True},
+        {"at": moment.isoformat()},
+        {"amount": 12.5, "count": 3, "level": 20, "at": moment.isoformat()},
+        {"amount": 12.5, "count": 3, "at": moment.isoformat()},
+        {},
+        {"at": "2026-03-02T14:30:00.123456"},
+        {},
+    ]
+    assert client.score(made).results == client.score(meant).results
+    columns = {"amount": [np.float64(1), Decimal("2.5")]}
+    assert client.score_columns(columns).results == client.score_columns({"amount": [1.0, 2.5]}).results
+    for odd in (np.array([1.0]), pd.Timedelta(1), object()):
+        with pytest.raises(TypeError, match="is no value of a record"):
+            client.score([{"amount": odd}])
+
+
+def test_a_frame_is_sent_without_an_index_that_has_no_name(client: Client) -> None:
+    frame = pd.DataFrame({"amount": [1.0, 1e5, 2.0, 1e5], "country": ["de", "at", None, "fr"]})
+    filtered = frame[[True, True, False, True]]
+    assert "__index_level_0__" in pa.table(filtered).column_names
+    assert pa.table(client.score_table(filtered))["is_anomaly"].to_pylist() == [False, True, True]
+    with pytest.raises(ServiceError, match=r"columns\.row"):
+        client.score_table(filtered.rename_axis("row"))
+
+
+def test_a_wide_table_is_split_by_bytes_too() -> None:
+    numbers = np.random.default_rng(0).random((300, 10_000))
+    wide = pa.table({f"f{place}": column for place, column in enumerate(numbers)} | {"text": ["x"] * 10_000})
+    long = pa.table({"text": ["y" * (BYTES + 1), "z"] + ["w" * 1000] * 10_000})
+    assert len(list(split(wide, 10_000))) == 3
+    for whole in (wide, long):
+        bodies = list(split(whole, 10_000))
+        parts = [pa.ipc.open_stream(body).read_all() for body in bodies]
+        assert pa.concat_tables(parts).cast(whole.schema).equals(whole)
+        assert all(len(body) <= BYTES for body, part in zip(bodies, parts, strict=True) if part.num_rows > 1)

@@ -145,6 +145,29 @@ def test_several_models_need_a_default(serve: Serve, tmp_path: Path) -> None:
     check_problem(missing.post("/score", json=BODY), 503, "not_ready")
 
 
+def test_a_refused_model_leaves_no_default_as_a_good_one_would(serve: Serve, tmp_path: Path) -> None:
+    publish(tmp_path, "one")
+    damage(publish(tmp_path, "two"), "scorer.onnx")
+    client = serve(models_dir=tmp_path)
+    assert "2 models" in check_problem(client.post("/score", json=BODY), 404, "no_default_model")["detail"]
+    assert [model["default"] for model in client.get("/models").json()["models"]] == [False, False]
+    health = client.get("/health").raise_for_status().json()
+    assert (health["model"], health["models"], health["refused"]) == (None, {"one": OLD}, ["two"])
+    publish(tmp_path, "one", NEW)
+    damage(tmp_path / "one" / NEW, "scorer.onnx")  # a newer version of one: it is still the one that serves
+    shutil.rmtree(tmp_path / "two")
+    client.run(client.app.registry.refresh())
+    assert client.score(BODY)["model"] == "one"
+    assert client.app.registry.refused_names() == ["one"]
+
+
+def test_where_all_are_refused_the_service_is_not_ready(serve: Serve, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        damage(publish(tmp_path, name), "scorer.onnx")
+    document = check_problem(serve(models_dir=tmp_path).post("/score", json=BODY), 503, "not_ready")
+    assert "Refused: one, two" in document["detail"]
+
+
 def test_few_versions_stay_loaded(serve: Serve, models_dir: Path) -> None:
     versions = [f"2026010{day}T000000Z-made01" for day in range(2, 7)]
     for version in versions:

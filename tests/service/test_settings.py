@@ -45,6 +45,15 @@ def test_a_bad_value_is_named(name: str, value: str) -> None:
         Settings.read({f"ANOMALY_{name}": value})
 
 
+@pytest.mark.parametrize("key", ["ADMIN_KEYS", "ADMIN_KEYS_FILE"])
+def test_a_reload_that_would_reach_one_worker_of_several_is_refused_at_start(key: str) -> None:
+    given = {"ANOMALY_WORKERS": "2", "ANOMALY_RELOAD_SECONDS": "0", f"ANOMALY_{key}": "root"}
+    with pytest.raises(SettingsError, match="ANOMALY_RELOAD_SECONDS must be above 0 with 2 workers"):
+        Settings.read(given)
+    for mended in ({"ANOMALY_WORKERS": "1"}, {"ANOMALY_RELOAD_SECONDS": "0.5"}, {f"ANOMALY_{key}": ""}):
+        Settings.read({**given, **mended})
+
+
 def test_every_setting_is_explained() -> None:
     rows = {name: (default, meaning) for name, default, meaning in table()}
     assert list(rows) == [variable(field) for field in fields(Settings)]

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from service.errors import Problem
 from service.limits import ClientGoneError, Holding, Room
-from service.streams import Lines, Pieces
+from service.streams import PART, Lines, Pieces
 from tests.service.client import Client, check_problem, until
 from tests.service.conftest import Serve
 from tests.service.test_http_protocol import read_answer, serving
+from tests.service.test_overload import metric
 from tests.service.test_scoring import records
+from tests.service.test_workers import wait_for
 from tests.service.tiny_bundle import GOOD, ODD, publish
 
 HEADERS = {"content-type": "application/x-ndjson"}
@@ -64,6 +66,53 @@ def test_many_lines_are_many_blocks_with_one_answer(service: Client) -> None:
     assert answer.headers["connection"] == "close"
     assert {"x-request-id", "server-timing"} <= answer.headers.keys()
     assert service.app.permits.taken == 0
+
+
+def test_what_has_been_scored_is_held_no_more(serve: Serve) -> None:
+    client = serve(max_body_bytes=1 << 20, held_bytes=1 << 20)
+    room = client.app.room
+    room.bodies = others = room.most - 100_000
+    held = list[int]()
+
+    async def body() -> AsyncIterator[bytes]:
+        async for piece in in_pieces(lines_of([GOOD] * 8000), 10_000):
+            held.append(room.bodies - others)
+            yield piece
+
+    assert len(results(post(client, body()))) == 8000
+    assert max(held) < 40_000
+    assert room.bodies == others
+    unfinished = gzip.compress(b'{"country": "' + b"x" * 200_000)
+    refused = post(client, in_pieces(unfinished, 100), **{"content-encoding": "gzip"})
+    check_problem(refused, 429, "queue_full")  # of which little was sent, and more is held than there is room for
+    assert room.bodies == others
+
+
+def test_what_waits_is_given_out_and_back_a_part_at_a_time() -> None:
+    async def work() -> None:
+        room, sent = Room(100), asyncio.Event()
+        messages = [{"type": "http.request", "body": b"x" * PART, "more_body": n < 2} for n in range(3)]
+
+        async def receive() -> Any:
+            if len(messages) == 1:
+                sent.set()
+            return messages.pop(0)
+
+        with Holding(room) as held:
+            pieces = Pieces(await receive(), receive, 1 << 30, held)
+            assert len(await pieces.next()) == PART
+            await pieces.during(sent.wait())
+            assert room.bodies == 3 * PART
+            pieces.hold(5)
+            assert room.bodies == 2 * PART + 5
+            assert len(await pieces.next()) == PART
+            pieces.hold(PART)
+            assert (room.bodies, pieces.given_out) == (2 * PART, False)
+            assert len(await pieces.next()) == PART
+            pieces.hold(0)
+            assert (room.bodies, pieces.given_out) == (0, True)
+
+    asyncio.run(work())
 
 
 def test_all_routes_take_streams(service: Client) -> None:
@@ -195,6 +244,9 @@ def test_lines_are_those_of_the_whole(body: bytes, size: int, gzipped: bool) -> 
         while more := lines.take(3):
             taken += more
         assert lines.exhausted
+        if not gzipped and start != starts[-1]:
+            assert lines.held == len(sent[: start + size].rsplit(b"\n", 1)[-1])
+    assert lines.held == 0
     assert taken == [line for line in body.split(b"\n") if line.strip()]
 
 
@@ -268,6 +320,29 @@ def test_columns_that_training_left_out_are_accepted(serve: Serve, tmp_path: Pat
     check_problem(client.post("/score", content=b'{"records": [{"id": "a:", "when": "b", "id": 1}]}'), 400, "duplicate_key")
     check_problem(client.post("/score", json={"records": [{"idd": 1}]}), 422, "invalid_records")
     assert "id" in client.get("/openapi.json").json()["components"]["schemas"]["Record"]["properties"]
+
+
+def test_http_1_0_gets_the_whole_with_its_length(bundle_dir: Path) -> None:
+    head = b"POST /score HTTP/1.0\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n"
+    with serving(bundle_dir, log_requests="0", max_body_bytes="1000000", held_bytes="1000000") as server:
+
+        def ask(body: bytes) -> tuple[bytes, bytes]:
+            with server.connect() as connection:
+                connection.sendall(head % len(body) + body)
+                answer = b""
+                while more := connection.recv(1 << 20):
+                    answer += more
+            told, _, content = answer.partition(b"\r\n\r\n")
+            assert b"transfer-encoding" not in told
+            assert b"content-length: %d" % len(content) in told.split(b"\r\n")
+            return told.split(b"\r\n")[0], content
+
+        status, content = ask(lines_of([GOOD] * 2000))
+        assert (b" 200 " in status, len(content.splitlines())) == (True, 2000)
+        assert all("score" in json.loads(line) for line in content.splitlines())
+        status, content = ask(lines_of([GOOD] * 2000) + b"{]\n")
+        assert (b" 400 " in status, json.loads(content)["errors"][0]["loc"]) == (True, "records[2000]")
+        wait_for(lambda: metric(server, "anomaly_held_bytes") == 0)
 
 
 def test_results_come_before_the_body_is_whole_and_a_client_may_read_last(bundle_dir: Path) -> None:
