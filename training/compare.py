@@ -59,6 +59,7 @@ class Comparison:
     agreement: Estimate | None = None  # share of all records that both flag or neither does
     flagged_by: tuple[int, int, int] = (0, 0, 0)  # records: both, the old alone, the new alone
     rank_correlation: Estimate | None = None
+    held_out: bool = True  # whether no normal record trained the new model
 
     def as_table(self) -> str:
         """The figures as plain text, side by side."""
@@ -92,7 +93,12 @@ class Comparison:
             yield f"No figures on the same records: {self.why_not}"
         else:
             more = f" and {self.anomalies} anomalies" if self.anomalies else ""
-            yield f"On {self.normal} normal records that the new model was not trained on{more}; in brackets, 95 % intervals."
+            how = (
+                "that the new model was not trained on"
+                if self.held_out
+                else "of its training, each judged by the new one without itself"
+            )
+            yield f"On {self.normal} normal records {how}{more}; in brackets, 95 % intervals."
         yield from self.notes
 
 
@@ -122,6 +128,7 @@ def compare(old: Detector, new: Manifest, version: str, judged: Judged, data: st
     after = np.concatenate([judged.score, odd])
     flagged = before >= was.threshold, after >= new.threshold
     notes = (*_remarks(was, new, flagged[0][~kinds]), *_differences(was, new))
+    told["held_out"] = new.calibration.held_out is not False
     return Comparison(**told, notes=notes, **_figures(kinds, before, after, *flagged))
 
 

@@ -21,7 +21,7 @@ from service import arrow
 from service.manifest import KL, Dropped, Feature, Kind
 from service.sources import Source, TableError, open_sources
 from service.tables import encode_batch
-from training import strays
+from training import copies, strays
 from training.config import Config
 from training.kinds import Column, Mode, RereadError, UnusableError
 
@@ -69,10 +69,12 @@ def read_dataset(
     x, anomalies, places = _encode(rows, features)
     used = {feature.name for feature in features}
     warnings = tuple(warning for name in names for warning in columns[name].warnings(dropped=name not in used))
+    copied = copies.warning(x, features)
+    warnings = (*warnings, *([copied] if copied else []))
     odd = {name: found.shown() for name in names if (found := columns[name].strays)}
-    digests = tuple((source.path.name, _sha256(source.path)) for source in sources)
+    sums = tuple((source.path.name, _sha256(source.path)) for source in sources)
     told = {"label": label, "normal": normal, "drop": list(drop), "kinds": asked}
-    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, digests, told, odd)
+    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, sums, told, odd)
 
 
 def read_for_evaluation(
@@ -246,6 +248,11 @@ def _canonical(value: str) -> str:
         return repr(float(text))
     except ValueError:
         return text
+
+
+def digests(data: str | Path) -> set[str]:
+    """The SHA-256 of each file of DATA, as in the manifest of a model that was fitted on it."""
+    return {_sha256(source.path) for source in open_sources(data)}
 
 
 def _sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from service.bundle import check_name, current_version, read_bundle
 from service.detector import Detector
 from service.session import Provider
-from training.data import read_for_evaluation
+from training.data import digests, read_for_evaluation
 from training.metrics import Estimate, auroc_estimate, average_precision_estimate, false_alarm_band, rate_estimate
 
 BATCH = 16_384  # records
@@ -34,6 +34,7 @@ class Evaluation:
     false_alarm_rate: Estimate  # share of the normal records that are flagged
     true_alarm_rate: Estimate | None  # share of the anomalies that are flagged
     false_alarm_band: tuple[float, float]  # where that rate lies with 95 % if all normal records are alike
+    trained: bool = False  # whether a file of the same content trained the model
 
     def as_table(self) -> str:
         """The figures as plain text, a line each."""
@@ -52,7 +53,8 @@ class Evaluation:
         verdict = "inside" if low <= rate <= high else "below" if rate < low else "above"
         band = f"{100 * low:.2f} to {100 * high:.2f} %"
         told = f"{self.normal} normal records like those of the training give {band} false alarms in 95 of 100 cases"
-        return "\n".join([*lines, "", f"{told}: these are {verdict}."])
+        remark = ["The model was fitted on a file of the same content: it has seen these records, which flatters it."]
+        return "\n".join([*lines, "", f"{told}: these are {verdict}.", *(remark if self.trained else [])])
 
     def as_json(self) -> str:
         """The figures as one line of JSON; rates as shares of 1, null for a figure that the table does not give."""
@@ -82,6 +84,7 @@ def evaluate(
     anomalies = int(is_anomaly.sum())
     normals = len(x) - anomalies
     alpha, n = detector.manifest.alpha, len(detector.manifest.calibration.scores)
+    trained_on = detector.manifest.training.get("data", {})
     return Evaluation(
         model=detector.name,
         version=detector.version,
@@ -95,6 +98,7 @@ def evaluate(
         false_alarm_rate=rate_estimate(int((flagged & ~is_anomaly).sum()), normals),
         true_alarm_rate=rate_estimate(int((flagged & is_anomaly).sum()), anomalies) if anomalies else None,
         false_alarm_band=false_alarm_band(n, normals, alpha),
+        trained=not digests(data).isdisjoint(source["sha256"] for source in trained_on.get("sources", [])),
     )
 
 

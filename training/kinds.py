@@ -26,6 +26,7 @@ FEW_ROWS = 20  # so does one of at least so many values that all differ
 STRAY = 0.01  # up to this share of cells that are no number among numbers is a mistake; beyond it, the column is text
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 HEAD = 1_000  # values that are looked at to choose how to read a column
+STEPS_LEAST = 10_000  # of float32, from the least to the largest value of a column: with fewer, some become equal
 WHOLE_MAX = 2.0**53  # float64 tells whole numbers apart up to here
 
 Mode = Literal["numbers", "datetimes", "texts"]
@@ -70,6 +71,8 @@ class Column:
         self.others: Counter[str] = Counter()  # all that are not, in mode numbers and datetimes
         self.zeros = self.pluses = 0  # whole numbers that begin so, as CODE has it
         self.orders: dict[datetimes.Order, tuple[Source, int]] = {}  # of dates with slashes, and the first row of each
+        self.parts: NDArray[np.float32] | None = None  # mode datetimes: (3,) of the first value
+        self.varies = False  # whether another one has others
         self.unread = False  # a batch came by before anything said how to read it
         self.strays: strays.Strays | None = None
 
@@ -123,6 +126,10 @@ class Column:
             raise RereadError("texts")
         if self.low == self.high and not missing_rate:
             raise UnusableError("constant")
+        if self.mode == "datetimes" and not self.varies and not missing_rate:
+            raise UnusableError("of the same hour, weekday and month throughout, of which alone a model takes notice")
+        if self.mode == "numbers" and np.float32(self.low) == np.float32(self.high) and not missing_rate:
+            raise UnusableError("constant in float32, in which models compute: subtract a number close to its values")
         if self.mode == "datetimes":
             return Feature(name=self.name, kind="datetime", missing_rate=missing_rate, day_first=self._day_first())
         low, high = float(np.float32(self.low)), float(np.float32(self.high))
@@ -136,6 +143,10 @@ class Column:
             return []
         if self.mode == "numbers" and self.integer and self.rising and self.rows > FEW_LEVELS:
             return [f"column {self.name} rises from row to row, as an identifier does; if it is one, pass --drop {self.name}"]
+        step = float(np.spacing(np.float32(max(abs(self.low), abs(self.high))))) if self.mode == "numbers" else 0.0
+        if step and self.high - self.low < STEPS_LEAST * step:
+            read = f"models compute in float32, which knows numbers of this size in steps of {step:.2g} only"
+            return [f"column {self.name}: {read}; subtract a number close to its values"]
         fit = self.fitting.total() == self.present.total() - self.lacking.total()
         if self.mode == "texts" and self.tried == "numbers" and fit:
             read = "its numbers have leading zeros or plus signs, as codes and telephone numbers have, so they are categories"
@@ -182,6 +193,10 @@ class Column:
             raise TableError(
                 f"{source.place(row, self.name)}: an infinite value, or one beyond float32; correct it or leave it empty"
             )
+        if self.mode == "datetimes":
+            parts = datetimes.columns(there.astype(np.int64).view("M8[us]"))
+            self.parts = parts[0] if self.parts is None else self.parts
+            self.varies = self.varies or bool((parts != self.parts).any())
         self.rising = self.rising and bool(there[0] > self.high and (np.diff(there) > 0).all())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.integer = self.integer and bool((there == np.floor(there)).all())

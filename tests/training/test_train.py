@@ -72,6 +72,9 @@ def test_scoring_the_file_evaluating_and_the_detector_agree(payments, tmp_path, 
     assert main(["evaluate", str(fresh), "--models-dir", str(payments.models), *payments.options, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["auroc"]["value"] == pytest.approx(auroc(is_anomaly, told.score), abs=1e-12)
+    assert not figures["trained"]
+    assert main(["evaluate", str(payments.table), "--models-dir", str(payments.models), *payments.options]) == 0
+    assert capsys.readouterr().out.endswith("it has seen these records, which flatters it.\n")
 
 
 @pytest.mark.parametrize("kind", ["elbo", "reconstruction"])

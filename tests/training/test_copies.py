@@ -1,0 +1,75 @@
+"""Copies of rows, columns that float32 flattens, datetimes of which nothing varies: each is said."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.manifest import Feature
+from service.sources import TableError
+from training import copies
+from training.data import read_dataset
+
+AMOUNT, COLOUR = Feature(name="amount", kind="numeric"), Feature(name="colour", kind="categorical", categories=("a", "b", "c"))
+
+
+def written(path: Path, **columns: object) -> Path:
+    rows = zip(*columns.values(), strict=True)
+    path.write_text("\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)]))
+    return path
+
+
+def test_copies_are_told_where_rows_do_not_repeat_by_themselves() -> None:
+    random = np.random.default_rng(0)
+    amount, colour = random.normal(size=1000), random.integers(0, 3, 1000)
+    x = np.column_stack([amount, colour]).astype(np.float32)
+    x[::7, 0] = np.nan
+    assert copies.warning(x, [AMOUNT, COLOUR]) is None
+    few = np.concatenate([x, x[:10]])
+    assert copies.warning(few, [AMOUNT, COLOUR]) is None
+    twice = np.concatenate([x, x[100:400]])
+    told = copies.warning(twice, [AMOUNT, COLOUR])
+    assert told
+    assert told.startswith("257 of 1,300 normal rows are copies of others, although column amount hardly repeats")
+
+
+def test_what_repeats_by_itself_is_no_copy() -> None:
+    random = np.random.default_rng(0)
+    x = np.column_stack([random.integers(0, 20, 2000), random.integers(0, 3, 2000)]).astype(np.float32)
+    assert copies.warning(x, [AMOUNT, COLOUR]) is None
+
+
+def test_a_table_says_so(tmp_path: Path) -> None:
+    amount = np.random.default_rng(0).normal(size=200).round(6).tolist() * 2
+    told = read_dataset(written(tmp_path / "t.csv", amount=amount)).warnings
+    assert any("200 of 400 normal rows are copies" in warning for warning in told)
+
+
+def test_a_column_that_float32_makes_constant_is_dropped(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    data = written(
+        tmp_path / "t.csv", a=random.normal(size=50), b=1e9 + random.integers(0, 7, 50), c=random.normal(size=50) * 1e-50
+    )
+    assert {dropped.column: dropped.reason[:19] for dropped in read_dataset(data).dropped} == dict.fromkeys(
+        "bc", "constant in float32"
+    )
+
+
+def test_a_column_of_few_steps_of_float32_is_warned_of(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    epochs, ids = 1.7e9 + random.integers(0, 5000, 300), random.normal(size=300)
+    told = read_dataset(written(tmp_path / "t.csv", epoch=epochs.astype(int), a=ids)).warnings
+    assert len(told) == 1
+    assert told[0].startswith("column epoch: models compute in float32, which knows numbers of this size in steps of 1.3e+02")
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_datetime_of_which_nothing_varies_is_dropped(tmp_path: Path, alone: bool) -> None:
+    days = [f"2025-01-{day:02d}" for day in (6, 13, 20, 27)] * 25  # Mondays of January
+    columns = {"at": days} if alone else {"at": days, "a": np.random.default_rng(0).normal(size=100).round(5)}
+    data = written(tmp_path / "t.csv", **columns)
+    if alone:
+        with pytest.raises(TableError, match="hour, weekday and month"):
+            read_dataset(data)
+    else:
+        assert [(dropped.column, "weekday" in dropped.reason) for dropped in read_dataset(data).dropped] == [("at", True)]
