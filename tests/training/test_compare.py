@@ -95,8 +95,9 @@ def test_the_table_says_the_figures_and_what_they_are_worth(two):
     assert f"these are {word}" in text
     assert "flatters" not in text
     assert "Features" not in text
-    assert "normal records that the new model was not trained on" in text
-    assert "each judged by the new one without itself" in dataclasses.replace(told, held_out=False).as_table()
+    assert told.held_out == two.published.manifest.calibration.held_out
+    assert ("normal records that the new model was not trained on" in text) == told.held_out
+    assert ("each judged by the new one without itself" in text) != told.held_out
 
 
 def test_a_table_that_has_other_rows_by_now_is_refused(two, tmp_path):
