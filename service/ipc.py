@@ -21,6 +21,12 @@ from service.errors import FieldError, Problem
 CONTINUATION = b"\xff\xff\xff\xff"
 SCHEMA, DICTIONARY, RECORDS = 1, 2, 3  # kinds of messages
 NULL, INT, FLOAT, UTF8, BOOL, DECIMAL, DATE, TIMESTAMP, LARGE_UTF8, UTF8_VIEW = 1, 2, 3, 5, 6, 7, 8, 10, 20, 24  # types
+# Those that no feature has, but a column that training left out may. Nested ones are not read at all: each of their children,
+# which a stream may also name many times, would have to be checked as well.
+BINARY, TIME, INTERVAL, FIXED_BINARY, DURATION, LARGE_BINARY, BINARY_VIEW = 4, 9, 11, 15, 18, 19, 23
+TEXTS, VIEWS = (UTF8, LARGE_UTF8, BINARY, LARGE_BINARY), (UTF8_VIEW, BINARY_VIEW)
+FIXED = {NULL: 1, BOOL: 1, TIMESTAMP: 64, DURATION: 64}  # bits of a value
+OFFSETS = {UTF8: 32, LARGE_UTF8: 64, BINARY: 32, LARGE_BINARY: 64, UTF8_VIEW: 128, BINARY_VIEW: 128}  # of an offset, or a view
 MAX_COLUMNS = 100_000
 MAX_DICTIONARY_TEXT = 4096  # bytes
 
@@ -84,11 +90,13 @@ class _Table:
         at = place + _read(self.data, "<I", place)
         return at + 4, _read(self.data, "<I", at)
 
-    def check_text(self, slot: int) -> None:
-        """Raises BrokenError for a text with a zero in it, which cannot pass Arrow's C interface."""
+    def text(self, slot: int) -> str:
+        """A text. Raises BrokenError for one with a zero in it, which cannot pass Arrow's C interface."""
         at, n = self.vector(slot)
-        if 0 in self.data[at : at + n]:
+        text = self.data[at : at + n]
+        if 0 in text:
             raise BrokenError
+        return text.decode("utf-8", "replace")
 
     def tables(self, slot: int) -> list[_Table]:
         """A vector of tables."""
@@ -107,7 +115,7 @@ class _Table:
 
 def check(body: bytes, max_records: int, limit: int) -> int:
     """The number of rows. Raises the 400 of what is no Arrow stream; the 413 of too many rows, or of texts that are above the
-    limit in bytes when each row has its own; the 415 of compressed buffers; the 422 of no rows, or of a type that no feature has.
+    limit in bytes when each row has its own; the 415 of compressed buffers; the 422 of no rows, or of a nested type.
     """
     stream = _Stream()
     try:
@@ -165,10 +173,10 @@ def _schema(stream: _Stream, header: _Table) -> None:
     if header.number(0, "<h"):
         raise Problem("invalid_body", "The Arrow stream is big-endian.")
     stream.columns, errors = [], []
-    for place, column in enumerate(header.tables(1)):
+    for column in header.tables(1):
         kept, encoding = _column(column), column.table(4)
         if kept is None or column.vector(5)[1]:
-            errors.append(FieldError(f"columns[{place}]", "no feature has a type like this column's"))
+            errors.append(FieldError(f"columns.{column.text(0)[:60]}", "a type that is not read, such as a list: leave it out"))
         elif encoding is None:
             stream.columns.append(kept)
         else:
@@ -182,10 +190,10 @@ def _schema(stream: _Stream, header: _Table) -> None:
 
 
 def _column(column: _Table) -> _Column | None:
-    """How a column lies, None for a type that no feature has."""
+    """How a column lies, None for a type that is not read."""
     kind = column.number(2, "<B")
     about = column.needed(3)
-    column.check_text(0)
+    column.text(0)
     if kind == INT:
         bits = about.number(0, "<i")
     elif kind == FLOAT:
@@ -194,10 +202,18 @@ def _column(column: _Table) -> _Column | None:
         bits = about.number(2, "<i", 128)
     elif kind == DATE:
         bits = 64 if about.number(0, "<h", 1) else 32
+    elif kind == TIME:
+        bits = about.number(1, "<i", 32)
+        if bits != {0: 32, 1: 32, 2: 64, 3: 64}.get(about.number(0, "<h", 1)):  # s, ms, us, ns
+            raise BrokenError
+    elif kind == INTERVAL:
+        bits = {0: 32, 1: 64, 2: 128}.get(about.number(0, "<h"), 0)
+    elif kind == FIXED_BINARY:
+        bits = 8 * max(0, about.number(0, "<i"))
     else:
-        bits = {NULL: 1, UTF8: 32, BOOL: 1, TIMESTAMP: 64, LARGE_UTF8: 64, UTF8_VIEW: 128}.get(kind, 0)
+        bits = FIXED.get(kind, 0) or OFFSETS.get(kind, 0)
     if kind == TIMESTAMP:
-        about.check_text(1)  # the time zone
+        about.text(1)  # the time zone
     if kind in (INT, DECIMAL) and bits not in (8, 16, 32, 64, 128, 256):
         raise BrokenError
     return _Column(kind, bits) if bits else None
@@ -218,13 +234,13 @@ def _batch(header: _Table, columns: list[_Column], data: memoryview, limit: int,
         if column.kind == NULL:
             continue
         _buffer(buffers, data, (n + 7) // 8 if nulls else 0)
-        if column.kind in (UTF8, LARGE_UTF8):
+        if column.kind in TEXTS:
             offsets = _buffer(buffers, data, (n + 1) * column.bits // 8 if n else 0, column.bits // 8)
             _buffer(buffers, data, 0)
             _check_texts(np.diff(np.frombuffer(offsets, f"<i{column.bits // 8}")), limit, longest)
         else:
             values = _buffer(buffers, data, (n * column.bits + 7) // 8, max(1, column.bits // 8))
-        if column.kind == UTF8_VIEW:
+        if column.kind in VIEWS:
             _check_texts(np.frombuffer(values, "<u4")[::4], limit, longest)
             if not views:
                 raise BrokenError

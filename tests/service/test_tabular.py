@@ -205,3 +205,35 @@ def damaged(bodies: list[bytes], chance: random.Random) -> bytes:
         else:
             del body[max(place, 8) :]
     return bytes(body)
+
+
+LEFT_OUT = {  # types that no feature has
+    "time": pa.array([1, 2, None], pa.time64("us")),
+    "short time": pa.array([1, 2, None], pa.time32("s")),
+    "duration": pa.array([1, 2, None], pa.duration("ns")),
+    "interval": pa.array([(1, 2, 3), None, (4, 5, 6)], pa.month_day_nano_interval()),
+    "binary": pa.array([b"a", None, b"\0bc"]),
+    "large binary": pa.array([b"a", None, b"\0bc"], pa.large_binary()),
+    "fixed binary": pa.array([b"ab", None, b"cd"], pa.binary(2)),
+    "binary views": pa.array([b"a" * 20, None, b"x"], pa.binary_view()),
+    "dictionary": pa.array([b"a", b"b", b"a"]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+def test_columns_that_training_left_out_may_have_any_flat_type(serve: Serve, tmp_path: Path, kind: str) -> None:
+    publish(tmp_path, dropped=("odd",))
+    client, table = serve(models_dir=tmp_path), pa.table({"amount": [1.0, 2.0, 3.0]})
+    for rows in (table, table.slice(1)):
+        whole = rows.append_column("odd", LEFT_OUT[kind][3 - len(rows) :])
+        assert answered(post(client, stream(whole))).equals(answered(post(client, stream(rows))))
+    for name in ("amount", "nope"):
+        document = check_problem(post(client, stream(pa.table({name: LEFT_OUT[kind]}))), 422, "invalid_records")
+        assert document["errors"][0]["loc"].startswith(f"columns.{name}")
+
+
+def test_a_nested_column_is_named(serve: Serve, tmp_path: Path) -> None:
+    publish(tmp_path, dropped=("odd",))
+    table = pa.table({"amount": [1.0, 2.0], "odd": [[1], [2, 3]]})
+    document = check_problem(post(serve(models_dir=tmp_path), stream(table)), 422, "invalid_records")
+    assert [error["loc"] for error in document["errors"]] == ["columns.odd"]
