@@ -142,6 +142,7 @@ def test_a_wrong_key_is_told_and_a_right_one_opens(visit: Visit) -> None:
 def test_a_record_is_tried_by_keyboard_and_its_reasons_are_shown(visit: Visit) -> None:
     visit.unlock()
     page = visit.page
+    expect(page.get_by_label("amount", exact=True)).to_be_visible()  # what is hidden takes no focus
     page.get_by_label("amount", exact=True).focus()
     page.keyboard.type("99999")
     page.keyboard.press("Enter")
