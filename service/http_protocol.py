@@ -77,6 +77,7 @@ class LimitedProtocol(HttpToolsProtocol):
         except httptools.HttpParserCallbackError as error:  # a fault of ours, not of the request
             log.fault(error.__context__ or error, "-")
             self.transport.abort()
+            return
         except httptools.HttpParserError:
             if not self._refused:
                 self._refuse(Problem("invalid_http", "Invalid HTTP request received."))

@@ -9,13 +9,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 
+from service import direct
 from service.app import create_app
 from service.http_protocol import LimitedProtocol
 from service.settings import Settings
@@ -131,6 +132,38 @@ def test_an_idle_connection_is_closed_only_at_a_second_look(server: uvicorn.Serv
         look(6.0)
         look(6.5)
         assert connection.recv(1) == b""
+
+
+def test_an_empty_line_after_a_body_begins_no_request(server: uvicorn.Server) -> None:
+    with socket.create_connection(server.servers[0].sockets[0].getsockname(), timeout=DEADLINE) as connection:
+        connection.sendall(WHOLE)
+        assert read_answer(connection)[0] == 200
+        connection.sendall(b"\r\n")
+        connection.sendall(HEALTH)  # by whose answer the line has been read
+        assert read_answer(connection)[0] == 200
+        connection.sendall(b"\r\n")
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        assert [protocol._since for protocol in connections(server)] == [None]
+
+
+def test_a_fault_of_ours_while_a_head_is_read_ends_the_connection_and_is_logged(
+    server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is no invalid request, and nobody is left waiting."""
+
+    def fail(*_: object) -> None:
+        raise LookupError("hidden")
+
+    monkeypatch.setattr(direct, "read", fail)
+    with socket.create_connection(server.servers[0].sockets[0].getsockname(), timeout=DEADLINE) as connection:
+        connection.sendall(request(b'{"records": [{}]}'))
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+    told = [vars(record)["members"] for record in caplog.records if record.message == "a request failed"]
+    assert [members["error"] for members in told] == ["LookupError"]
+    assert "hidden" not in str(told)
 
 
 @pytest.mark.parametrize("split", [None, 20])
