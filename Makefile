@@ -10,7 +10,7 @@ AUDIT := .venv-audit
 STAMP := $(VENV)/.installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types test check demo docker bench-detection bench-serving bench-graph example docs openapi torture audit sbom clean
+.PHONY: help install format lint types test check demo docker bench-detection bench-serving bench-graph bench-gpu example docs openapi torture audit sbom clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench-serving: install  ## the service's speed over HTTP, beside an echo and pla
 
 bench-graph: install  ## a model's scorer graph beside its own matrix products (MODEL=folder of the model)
 	$(BIN)/python benchmarks/graph.py $(MODEL)
+
+bench-gpu: install  ## a GPU beside the CPU of the same machine: from how many records on it is the quicker
+	$(BIN)/python benchmarks/gpu.py
 
 torture: install  ## faults and attacks at full count: a table, and one JSON line (RUNS="hostile_bundles ..." for some)
 	$(BIN)/python -W ignore -m tests.torture $(RUNS)

@@ -49,9 +49,17 @@ def _serve(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> None:
     from service.bulk import score_file  # noqa: PLC0415 - Arrow is loaded where files are scored
 
-    trusted = Settings.read().trusted_keys
-    folder = _models_dir(options)
-    score_file(folder, options.model, options.data, options.output, options.keep, trusted=trusted, alpha=options.alpha)
+    settings, folder = Settings.read(), _models_dir(options)
+    score_file(
+        folder,
+        options.model,
+        options.data,
+        options.output,
+        options.keep,
+        settings.provider,
+        trusted=settings.trusted_keys,
+        alpha=options.alpha,
+    )
 
 
 def _inspect(options: argparse.Namespace) -> None:

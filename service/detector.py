@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from service import calibration
 from service.bundle import Bundle
 from service.manifest import BundleError, Manifest
+from service.placement import Placement
 from service.session import Answers, Provider, Session
 
 Explain = Literal["flagged", "all", "none"]
@@ -47,13 +48,14 @@ class Detector:
         """Loads the scorer graph and replays the golden records on it. Raises BundleError where either fails."""
         self.version = bundle.version
         self.manifest: Manifest = bundle.manifest
-        self._session = Session(bundle.files["scorer.onnx"], self.manifest.width, provider)
+        self._graph = Placement(bundle.files["scorer.onnx"], self.manifest.width, provider)
         with np.errstate(over="ignore"):
             self._calibration = np.asarray(self.manifest.calibration.scores, dtype=np.float32)
         self._check_calibration()
         self._ascending = self._calibration.tolist()
         self._far = float(float(self._calibration[-1]) - self._calibration[len(self._calibration) // 2])
-        self._check_golden()
+        for session in self._graph.sessions:
+            self._check_golden(session)
 
     @property
     def name(self) -> str:
@@ -62,13 +64,13 @@ class Detector:
 
     @property
     def provider(self) -> str:
-        """The execution provider that onnxruntime really uses."""
-        return self._session.provider
+        """The execution provider that onnxruntime really uses, of runs of many records."""
+        return self._graph.provider
 
     @property
     def gpu_lost(self) -> str | None:
         """Why a GPU that was to be used is not, or no longer; None where none was, or where it is."""
-        return self._session.lost
+        return self._graph.lost
 
     @cached_property
     def smallest_alpha(self) -> float:
@@ -92,13 +94,13 @@ class Detector:
         used = self.manifest.alpha if alpha is None else alpha
         limit = self.threshold(alpha)
         every = explain == "all"
-        answers = self._session.run(x, explain=every)
+        answers = self._graph.run(x, explain=every)
         if len(x) == 1 and fdr is None and explain == "flagged" and isfinite(answers.score[0]):
             return self._score_one(x, answers, used, limit)
         p_value = calibration.p_values(self._calibration, answers.score)
         is_anomaly = p_value <= used if fdr is None else calibration.benjamini_hochberg(p_value, fdr)
         explained = np.arange(len(x)) if every else np.flatnonzero(is_anomaly if explain == "flagged" else [])
-        told = answers if every or not len(explained) else self._session.run(x[explained], explain=True)
+        told = answers if every or not len(explained) else self._graph.run(x[explained], explain=True)
         return Scores(
             alpha=used,
             threshold=limit,
@@ -123,7 +125,7 @@ class Detector:
         level = 1
         if score > self._ascending[-1] or p <= alpha / 10:
             level = 3 if score - self._ascending[-1] > self._far else 2
-        told, severity = self._session.run(x, explain=True), np.array([level], np.int8)
+        told, severity = self._graph.run(x, explain=True), np.array([level], np.int8)
         return Scores(alpha, threshold, answers.score, p_value, ~FALSE, severity, *answers[1:3], np.arange(1), *told[3:])
 
     def _check_calibration(self) -> None:
@@ -137,18 +139,18 @@ class Detector:
         if self.manifest.threshold != meant:
             raise BundleError("the threshold is not the one that the calibration gives; publish the bundle again")
 
-    def _check_golden(self) -> None:
-        rtol = GOLDEN_RTOL.get(self.provider, OTHER_RTOL)
+    def _check_golden(self, session: Session) -> None:
+        rtol = GOLDEN_RTOL.get(session.provider, OTHER_RTOL)
         kept = self.manifest.golden
         if any(len(golden.contributions) != len(self.manifest.terms) for golden in kept):
             raise BundleError(f"golden records must have {len(self.manifest.terms)} contributions")
         with np.errstate(over="ignore"):
             x = np.array([golden.x for golden in kept], dtype=np.float32)
         try:
-            now = self._session.run(x, explain=True)
+            now = session.run(x, explain=True)
         except Exception as error:  # onnxruntime raises a class of its own for each kind of fault, with no base
             raise BundleError(f"the graph fails on the golden records: {type(error).__name__}") from error
-        self._check_scores_alone(x, now)
+        self._check_scores_alone(session, x, now)
         for field in FIELDS:
             want = np.array([getattr(golden, field) for golden in kept])
             if getattr(now, field).shape != want.shape:
@@ -156,12 +158,12 @@ class Detector:
             gap = relative_gap(getattr(now, field), want, np.array([golden.reconstruction_error for golden in kept]))
             if not (gap <= rtol).all():  # NaN is refused too
                 raise BundleError(
-                    f"golden record {int(np.argmax(~(gap <= rtol)))}: the {field} on {self.provider} is not the one in the "
+                    f"golden record {int(np.argmax(~(gap <= rtol)))}: the {field} on {session.provider} is not the one in the "
                     "manifest: the graph or this machine's onnxruntime is faulty; publish the bundle again"
                 )
-        self._check_expected(now.expected)
+        self._check_expected(session, now.expected)
 
-    def _check_expected(self, now: NDArray[np.float32]) -> None:
+    def _check_expected(self, session: Session, now: NDArray[np.float32]) -> None:
         """What is told beside a score is as it was, too. A bundle made before it was kept has nothing to compare."""
         kept = [golden.expected for golden in self.manifest.golden if golden.expected is not None]
         if not kept:
@@ -173,13 +175,13 @@ class Detector:
         differ = np.count_nonzero(~(np.abs(now - want) <= EXPECTED_RTOL * np.maximum(np.abs(want), size)), axis=0)
         if differ.max() > MAY_DIFFER:
             raise BundleError(
-                f"column {int(np.argmax(differ))} of what is expected of the golden records on {self.provider} is not the one in "
-                "the manifest: the graph or this machine's onnxruntime is faulty; publish the bundle again"
+                f"column {int(np.argmax(differ))} of what is expected of the golden records on {session.provider} is not the one "
+                "in the manifest: the graph or this machine's onnxruntime is faulty; publish the bundle again"
             )
 
-    def _check_scores_alone(self, x: NDArray[np.float32], now: Answers) -> None:
+    def _check_scores_alone(self, session: Session, x: NDArray[np.float32], now: Answers) -> None:
         """Scores are the same where no reasons are asked for and another session runs: on the CPU to the bit."""
-        alone, rtol = self._session.run(x, explain=False), 0.0 if self.provider in GOLDEN_RTOL else OTHER_RTOL
+        alone, rtol = session.run(x, explain=False), 0.0 if session.provider in GOLDEN_RTOL else OTHER_RTOL
         for field in FIELDS[:3]:
             if not (relative_gap(getattr(alone, field), getattr(now, field), now.reconstruction_error) <= rtol).all():
                 raise BundleError(f"the {field} of the golden records differs where no reasons are asked for: report it")

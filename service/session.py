@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import logging
 import os
 import sys
-import threading
+import weakref
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service import log
 from service.graph import GraphError, check
 from service.manifest import BundleError
 from service.subgraph import needed_by
@@ -23,9 +22,12 @@ import onnxruntime
 
 Provider = Literal["auto", "cuda", "cpu"]
 SLICE = 512  # rows a run: memory does not grow with the request, and a slice stays in the cache
+GPU_SLICES = (16_384, 4_096, 1_024, SLICE)  # the largest that the graph's memory allows: few rows leave a GPU idle
 NAMES = ("score", "elbo", "reconstruction_error", "contributions", "expected")
 VERSION: str = onnxruntime.__version__
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# By default matrices are multiplied with 10 bits of mantissa where a GPU can: scores would be those of the CPU to 1e-2 only.
+CUDA_OPTIONS = {"use_tf32": "0"}
 
 
 class Answers(NamedTuple):
@@ -39,16 +41,14 @@ class Answers(NamedTuple):
 
 
 class Session:
-    """One loaded scorer graph."""
+    """A scorer graph on one provider."""
 
     def __init__(self, graph: bytes, width: int, provider: Provider = "auto") -> None:
         """Loads the graph from the very bytes that were verified. Raises BundleError."""
-        whole, self._lock = load(graph, provider), threading.Lock()
+        whole = load(graph, provider)
         self.provider: str = whole.get_providers()[0]
-        self.lost: str | None = None  # why a GPU that is there is not used, or no longer
-        if provider == "auto" and self.provider != CUDA and _may_have_cuda():
-            self._fall_back("onnxruntime could not use it")
-        self._graph = graph if provider == "auto" and self.provider == CUDA else None  # to load again should the GPU be lost
+        on_gpu = self.provider == CUDA
+        self._slice = next(rows for rows in GPU_SLICES if rows == SLICE or fits(graph, rows)) if on_gpu else SLICE
         inputs, outputs = whole.get_inputs(), whole.get_outputs()
         if [(i.name, i.type, i.shape[1:]) for i in inputs] != [("x", "tensor(float)", [width])]:
             raise BundleError(f"scorer.onnx must take one float input x of {width} columns")
@@ -62,35 +62,29 @@ class Session:
         self._nothing = [np.empty((0, int(outputs[3].shape[1])), np.float32), np.empty((0, width), np.float32)]
         # Most records are asked no reasons for: those have a session of what the scores alone need, the first of the two.
         self._sessions = load(needed_by(NAMES[:3], graph), provider), whole
+        if on_gpu:
+            _ON_GPU.add(self)
 
     def run(self, x: NDArray[np.float32], explain: bool) -> Answers:
-        """The graph's answers to x (N, C), in slices of SLICE rows."""
-        if len(x) <= SLICE:
-            return self._answers(self._run(x, explain))
-        slices = [self._run(x[start : start + SLICE], explain) for start in range(0, len(x), SLICE)]
+        """The graph's answers to x (N, C), in slices of SLICE rows, or more on a GPU."""
+        session, rows = self._sessions[explain], self._slice
+        if len(x) <= rows:
+            return self._answers(_ask(session, x))
+        slices = [_ask(session, x[start : start + rows]) for start in range(0, len(x), rows)]
         return self._answers([np.concatenate(parts) for parts in zip(*slices, strict=True)])
-
-    def _run(self, x: NDArray[np.float32], explain: bool) -> list[NDArray[np.float32]]:
-        asked, sessions = int(explain), self._sessions
-        try:
-            return _ask(sessions[asked], x)
-        except Exception as error:
-            with self._lock:  # several threads may find it lost at a time
-                if sessions is self._sessions:
-                    if self._graph is None:
-                        raise
-                    sessions = load(needed_by(NAMES[:3], self._graph), "cpu"), load(self._graph, "cpu")
-                    _ask(sessions[asked], x)  # what the CPU cannot run either is the graph's fault, and no lost GPU
-                    self._sessions, self._graph, self.provider = sessions, None, CPU
-                    self._fall_back(type(error).__name__)
-        return _ask(self._sessions[asked], x)
-
-    def _fall_back(self, why: str) -> None:
-        self.lost = why
-        log.event(logging.ERROR, "the GPU is lost: scores come from the CPU", reason=why)
 
     def _answers(self, told: list[NDArray[np.float32]]) -> Answers:
         return Answers(told[0][:, 0], told[1][:, 0], told[2][:, 0], *(told[3:] or self._nothing))
+
+
+_ON_GPU: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def abandon() -> None:
+    """Says that the GPU is lost. No session on it is ever freed then, nor at the end: freed, it would take the process along."""
+    for session in list(_ON_GPU):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+        _ON_GPU.discard(session)
 
 
 def _ask(session: Any, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -98,7 +92,7 @@ def _ask(session: Any, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def load(graph: bytes, provider: Provider = "auto") -> Any:
-    """An onnxruntime session on one thread, on CUDA where asked for and usable. Raises BundleError.
+    """An onnxruntime session on one thread, with auto on CUDA where that is usable. Raises BundleError.
 
     onnxruntime sees no bytes that service/graph.py has not found to be within its limits, for runs of SLICE rows.
 
@@ -111,8 +105,8 @@ def load(graph: bytes, provider: Provider = "auto") -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    wanted = [CUDA, CPU] if provider != "cpu" and _may_have_cuda() else [CPU]
-    if provider == "cuda" and CUDA not in wanted:
+    wanted: list[Any] = [(CUDA, CUDA_OPTIONS), CPU] if provider != "cpu" and may_have_cuda() else [CPU]
+    if provider == "cuda" and wanted == [CPU]:
         raise BundleError(
             "provider cuda: no NVIDIA driver, or an onnxruntime without CUDA; install the extra gpu, or use provider auto"
         )
@@ -127,7 +121,16 @@ def load(graph: bytes, provider: Provider = "auto") -> Any:
     return session
 
 
-def _may_have_cuda() -> bool:
+def fits(graph: bytes, rows: int) -> bool:
+    """Whether the graph may be run on so many rows at once."""
+    try:
+        check(graph, rows)
+    except GraphError:
+        return False
+    return True
+
+
+def may_have_cuda() -> bool:
     """Whether CUDA is worth trying: this build knows it, and there is a driver. Loads CUDA libraries installed as wheels."""
     if CUDA not in onnxruntime.get_available_providers():
         return False
@@ -135,5 +138,6 @@ def _may_have_cuda() -> bool:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return False
-    onnxruntime.preload_dlls()
+    with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find; standard output may be a file of scores
+        onnxruntime.preload_dlls()
     return True

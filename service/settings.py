@@ -90,7 +90,10 @@ class Settings:
     port: int = _setting(8000, _whole(0, 65535), "the port that `serve` listens on; 0: any free one")
     workers: int = _setting(1, _whole(1, 1024), "processes that `serve` starts; each holds its own copy of the models")
     provider: ProviderChoice = _setting(
-        "auto", _one_of("auto", "cuda", "cpu"), "where the graphs run; with cuda, no usable GPU is an error at start"
+        "auto",
+        _one_of("auto", "cuda", "cpu"),
+        "where graphs run: auto, on a GPU if there is one, but for fewer than 128 records at a time; cpu; cuda, where no usable "
+        "GPU is an error at start",
     )
     api_keys: tuple[str, ...] = _setting((), _keys, "keys that may score and read, comma-separated; none: open to all")
     api_keys_file: Path | None = _setting(

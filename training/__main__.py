@@ -80,7 +80,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=get_args(ScoreKind),
         help="what is scored: how unusual all evidence together is (surprise, the default), -ELBO, or the reconstruction error",
     )
-    fit.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the nets are trained (default auto)")
+    fit.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        help="where the nets are trained (default auto: on a GPU where the table is wide)",
+    )
     fit.add_argument("--drop", nargs="+", metavar="COLUMN", help="columns to leave out")
     for kind in KINDS:
         fit.add_argument(f"--{kind}", nargs="+", metavar="COLUMN", help=f"columns that are {kind}, whatever they look like")
@@ -179,7 +183,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     settings = Settings.read()
     models_dir = args.models_dir or settings.models_dir
-    evaluation = evaluate(models_dir, args.model, args.data, args.label, args.normal, trusted=settings.trusted_keys)
+    evaluation = evaluate(
+        models_dir, args.model, args.data, args.label, args.normal, provider=settings.provider, trusted=settings.trusted_keys
+    )
     print(evaluation.as_json() if args.json else evaluation.as_table())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from training.report import report
 from training.scorer import Scorer
 from training.vae import VAE
 
+GPU_SLOTS = 1_000  # columns of a table once they are encoded: narrower nets are trained sooner on a core (docs/log.md)
 NOT_YET = File(sha256="0" * 64, bytes=0)
 
 
@@ -74,16 +76,17 @@ def train(
     """
     check_name(name)
     check_fit(dataset, config)
-    device = choose_device(config)
+    choose_device(config)
     torch.set_num_threads(config.threads)
-    if device == "cuda":
-        torch.use_deterministic_algorithms(True)  # on the CPU, all that is used here is deterministic as it is
-
     fold = split(len(dataset.x), config.seed, config.share_held(len(dataset.x)), config.nets)
     rows = np.concatenate([dataset.rows[fold >= 0], dataset.rows[fold < 0]])
     seen, held, fold = dataset.x[fold >= 0], dataset.x[fold < 0], fold[fold >= 0]
 
     preprocessing = Preprocessing(dataset.features, seen)
+    device = choose_device(config, preprocessing.slots)
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS, too, needs to add in one order
+        torch.use_deterministic_algorithms(True)  # on the CPU, all that is used here is deterministic as it is
     with Checkpoints(models_dir / name, key_of(dataset.features, seen, fold, config, device)) as kept:
         nets, curves = fit_nets(preprocessing, seen, fold, config, device, progress, kept)
         bundle, judged = assemble(dataset, name, config, preprocessing, nets, curves, seen, held, fold, rows)
@@ -146,12 +149,12 @@ def assemble(
     return Assembled(bundle, Judged(where, normal.score, None if odd is None else odd.score))
 
 
-def choose_device(config: Config) -> str:
-    """cpu or cuda. Raises DeviceError where cuda is asked for and there is none."""
+def choose_device(config: Config, slots: int = 0) -> str:
+    """cpu or cuda, for records of so many slots. Raises DeviceError where cuda is asked for and there is none."""
     there = torch.cuda.is_available()
     if config.device == "cuda" and not there:
         raise DeviceError("--device cuda: torch finds no usable GPU; use --device auto or cpu")
-    return "cuda" if there and config.device != "cpu" else "cpu"
+    return "cuda" if config.device == "cuda" or (config.device == "auto" and there and slots >= GPU_SLOTS) else "cpu"
 
 
 def describe_data(dataset: Dataset, seen: int, held: int) -> dict[str, Any]:

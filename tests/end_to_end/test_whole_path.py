@@ -21,6 +21,7 @@ from training.data import read_for_evaluation
 def address(payments, tmp_path, monkeypatch):
     """A real service process of the fitted model."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANOMALY_PROVIDER", "cpu")  # the scores of a GPU have other last bits
     monkeypatch.setattr(demo, "free_port", free_port)  # else two at once would both find 8000 free
     demo.FOLDER.mkdir()
     with demo.serving(payments.models) as address:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import session
+from service import placement, session
 from service.bundle import Bundle
 from service.detector import Detector
+from service.placement import GPU_LEAST
 from service.session import CPU, CUDA
 from tests.service import gpu
 from tests.service.client import Client
@@ -20,6 +21,7 @@ from tests.service.test_health import check_unavailable
 from tests.service.tiny_bundle import GOOD
 
 ONE = {"records": [GOOD]}
+MANY = {"records": [GOOD] * GPU_LEAST}
 
 
 class Gpu:
@@ -64,13 +66,21 @@ def test_a_gpu_that_fails_while_it_serves_is_replaced_by_the_cpu(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     client = serve(provider="auto", health_seconds=0.0)
-    before = client.score(ONE)
+    before = client.score(MANY)
     assert lost(client) == (CUDA, None, "anomaly_gpu_lost 0.0")
     monkeypatch.setattr(Gpu, "fails", True)
-    assert client.score(ONE) == before
+    assert client.score(MANY) == before
     assert lost(client) == (CPU, "RuntimeError", "anomaly_gpu_lost 1.0")
-    assert client.score(ONE) == before
+    assert client.score(MANY) == before
     assert capfd.readouterr().err.count("the GPU is lost") == 1
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_few_records_are_quicker_on_the_cpu(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(provider="auto")
+    monkeypatch.setattr(Gpu, "fails", True)
+    assert client.score({"records": [GOOD] * (GPU_LEAST - 1)})
+    assert lost(client) == (CUDA, None, "anomaly_gpu_lost 0.0")
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -87,13 +97,13 @@ def test_what_the_cpu_cannot_run_either_is_no_lost_gpu(bundle: Bundle, monkeypat
     detector = Detector(bundle, "auto")
     monkeypatch.setattr(Gpu, "fails", True)
     with pytest.raises(Exception, match="dimension"):
-        detector.score(np.zeros((1, bundle.manifest.width + 1), np.float32))
+        detector.score(np.zeros((GPU_LEAST, bundle.manifest.width + 1), np.float32))
     assert (detector.provider, detector.gpu_lost) == (CUDA, None)
 
 
 @gpu.absent
 def test_a_driver_without_a_usable_gpu_is_told(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_may_have_cuda", lambda: True)
+    monkeypatch.setattr(placement, "may_have_cuda", lambda: True)
     client = serve(provider="auto")
     assert client.score(ONE)
     assert lost(client) == (CPU, "onnxruntime could not use it", "anomaly_gpu_lost 1.0")
@@ -104,21 +114,31 @@ def test_a_machine_without_a_gpu_has_lost_none(serve: Serve) -> None:
     assert lost(serve(provider="auto")) == (CPU, None, "anomaly_gpu_lost 0.0")
 
 
+# A kernel that faults: from then on all that is asked of CUDA in this process fails, as after a fault of the hardware.
 LOSE = """
 import ctypes, sys
 import numpy as np
 from pathlib import Path
 from service.detector import Detector
 from service.bundle import read_bundle
-detector = Detector(read_bundle(Path(sys.argv[1])), "auto")
-x = np.zeros((1, detector.manifest.width), np.float32)
-before = float(detector.score(x).score[0])
-assert detector.provider == "CUDAExecutionProvider"
-assert ctypes.CDLL("libcuda.so.1").cuDevicePrimaryCtxReset_v2(0) == 0
-assert np.isclose(float(detector.score(x).score[0]), before, rtol=1e-4)
+
+bundle = read_bundle(Path(sys.argv[1]))
+detector, other = Detector(bundle, "auto"), Detector(bundle, "auto")
+x = np.zeros((1000, bundle.manifest.width), np.float32)
+before = detector.score(x).score
+assert detector.provider == other.provider == "CUDAExecutionProvider"
+
+cuda, context, module, kernel = ctypes.CDLL("libcuda.so.1"), *(ctypes.c_void_p() for _ in range(3))
+source = b".version 6.3\\n.target sm_75\\n.address_size 64\\n.visible .entry fault() { trap; }"
+assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == cuda.cuCtxSetCurrent(context) == 0
+assert cuda.cuModuleLoadData(ctypes.byref(module), source) == 0
+assert cuda.cuModuleGetFunction(ctypes.byref(kernel), module, b"fault") == 0
+assert cuda.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, None, None, None) == 0
+assert cuda.cuCtxSynchronize() != 0
+
+assert np.allclose(detector.score(x).score, before, rtol=1e-4)
+del other
 print(detector.provider, bool(detector.gpu_lost), flush=True)
-import os
-os._exit(0)
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from service.detector import Detector
 from service.manifest import BundleError
-from service.session import CPU, CUDA, Session, load
+from service.session import CPU, Session, load
 from tests.service import gpu
 
 
@@ -47,38 +47,6 @@ def test_no_rows_have_no_answers(bundle):
     )
     assert answers.score.shape == (0,)
     assert answers.contributions.shape == (0, len(bundle.manifest.features))
-
-
-@pytest.mark.gpu
-@gpu.needed
-def test_auto_takes_the_gpu_and_its_scores_are_those_of_the_cpu(bundle):
-    x = np.array([golden.x for golden in bundle.manifest.golden], np.float32)
-    x = np.concatenate([x, np.repeat(x[:10], 300, 0)])
-    fast, slow = Detector(bundle, "auto"), Detector(bundle, "cpu")
-    assert fast.provider == CUDA
-    told, meant = fast.score(x, explain="none"), slow.score(x, explain="none")
-    for field in ("score", "elbo", "reconstruction_error"):
-        np.testing.assert_allclose(getattr(told, field), getattr(meant, field), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.gpu
-@gpu.needed
-def test_nothing_in_the_graph_falls_back_to_the_cpu(bundle, tmp_path):
-    """By onnxruntime's own profile: every node runs on CUDA, but for copies at the ends."""
-    import json
-
-    import onnxruntime
-
-    onnxruntime.preload_dlls()
-    options = onnxruntime.SessionOptions()
-    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
-    session = onnxruntime.InferenceSession(bundle.files["scorer.onnx"], options, providers=[CUDA, CPU])
-    x = np.array([golden.x for golden in bundle.manifest.golden], np.float32)
-    session.run(None, {"x": x})
-    events = json.loads((tmp_path / session.end_profiling()).read_text())
-    nodes = [event["args"] for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-    there = {(node["op_name"], node["provider"]) for node in nodes}
-    assert {provider for op, provider in there if not op.startswith("Memcpy")} == {CUDA}, there
 
 
 def test_onnxruntime_reports_to_nobody(tmp_path, bundle_dir):

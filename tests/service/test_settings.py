@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from service import log
 from service.settings import Settings, SettingsError, table, variable
 
 
@@ -88,7 +89,11 @@ LINKS = {
 }
 
 
-def test_what_kubernetes_sets_for_a_service_of_this_name_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_kubernetes_sets_for_a_service_of_this_name_is_ignored(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log.logger, "handlers", [caplog.handler])  # whatever was made of it in this process before
+    monkeypatch.setattr(log.logger, "propagate", False)
     assert Settings.read({**LINKS, "ANOMALY_WORKERS": "2"}) == Settings(workers=2)
     assert len(caplog.records) == 1
 

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -87,7 +88,8 @@ def files(count: int, seed: int, folder: Path) -> Outcome:
     for name in ("data.csv", "data.parquet"):
         out = folder / f"{name}.scores.csv"
         command = [sys.executable, "-m", "service", "score", str(folder / name), "--model", NAME, "--models-dir", str(MODELS)]
-        subprocess.run([*command, "--output", str(out)], check=True, capture_output=True, cwd=ROOT)
+        environment = {**os.environ, "ANOMALY_PROVIDER": "cpu"}
+        subprocess.run([*command, "--output", str(out)], check=True, capture_output=True, cwd=ROOT, env=environment)
         with out.open() as stream:
             rows = list(csv.DictReader(stream))
         score = np.array([row["score"] for row in rows], np.float32)

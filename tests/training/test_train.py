@@ -53,7 +53,7 @@ def test_false_alarms_among_fresh_normal_records_are_as_asked(payments, tmp_path
         assert low <= (p <= alpha).mean() <= high, alpha
 
 
-def test_scoring_the_file_evaluating_and_the_detector_agree(payments, tmp_path, capsys):
+def test_scoring_the_file_evaluating_and_the_detector_agree(payments, tmp_path, capsys, monkeypatch):
     from service.detector import Detector
     from training.data import read_for_evaluation
     from training.metrics import auroc
@@ -63,6 +63,7 @@ def test_scoring_the_file_evaluating_and_the_detector_agree(payments, tmp_path, 
     bundle = read_bundle(payments.bundle)
     x, is_anomaly = read_for_evaluation(fresh, bundle.manifest.features, "label", "normal")
     told = Detector(bundle, "cpu").score(x, explain="none")
+    monkeypatch.setenv("ANOMALY_PROVIDER", "cpu")
     done = run("service", "score", fresh, "--model", "payments", "--models-dir", payments.models, "--output", out)
     assert done.returncode == 0, done.stderr
     rows = [line.split(",") for line in out.read_text().splitlines()]
