@@ -31,6 +31,9 @@ SCRIPTS = ("dom.js", "charts.js", "records.js", "drift.js", "page.js")
 NO_PAGE = "This service shows no page: ANOMALY_PAGE is off."
 FORM = b"application/x-www-form-urlencoded"
 MAX_FORM_BYTES = 4096
+REPORT_FORM = {
+    "requestBody": {"content": {FORM.decode(): {"schema": {"type": "object", "properties": {"key": {"type": "string"}}}}}}
+}
 GUARDS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-cache"}
 # The report has no script, and all that it shows is inside it.
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'; sandbox"
@@ -112,7 +115,13 @@ async def get_example(name: str, service: App) -> ExampleRecord:
     return ExampleRecord(model=live.name, version=live.version, record=example(manifest, expected))
 
 
-@page.post("/models/{name}/report", include_in_schema=False, dependencies=[Depends(needs_key_or_form)])
+@page.post(
+    "/models/{name}/report",
+    dependencies=[Depends(needs_key_or_form)],
+    response_class=Response,
+    responses=problems(401, 404, 413, 503),
+    openapi_extra=REPORT_FORM,
+)
 @page.get(
     "/models/{name}/report",
     dependencies=[Depends(needs_key)],

@@ -143,6 +143,8 @@ class Column:
             return []
         if self.mode == "numbers" and self.integer and self.rising and self.rows > FEW_LEVELS:
             return [f"column {self.name} rises from row to row, as an identifier does; if it is one, pass --drop {self.name}"]
+        if self.mode == "numbers" and self.low == self.high:
+            return [f"column {self.name}: one value, or none; what is learned of it is whether it is missing, hardly which value"]
         step = float(np.spacing(np.float32(max(abs(self.low), abs(self.high))))) if self.mode == "numbers" else 0.0
         if step and self.high - self.low < STEPS_LEAST * step:
             read = f"models compute in float32, which knows numbers of this size in steps of {step:.2g} only"

@@ -28,6 +28,7 @@ SHAPE_RECORDS = 20_000  # that tell the shape of a column, at most
 LIMIT = 1e9  # units from the origin; beyond, a number is as odd as it gets
 PERIODS = (24.0, 7.0, 12.0)  # of hour, weekday, month
 SCALE_LEAST = 1e-6
+SPREAD_LEAST = 1e-9  # of a bent number: below, all training records that have it have the same
 FLOAT32_MOST = 3.4e38
 BENT_LIMIT = (1 + LIMIT) ** 0.125 - 1
 
@@ -70,6 +71,7 @@ class Preprocessing(nn.Module):
     unit: Tensor
     centre: Tensor  # (numerics,) of what bend gives, as scale
     scale: Tensor
+    most: Tensor  # (numerics,) that a standardised number can be: where all training records have one value, as if one had not
     period: Tensor  # of each cyclic column, and what its values begin with
     phase: Tensor
     unknown: Tensor  # (G,) the code of an unknown level
@@ -139,8 +141,11 @@ class Preprocessing(nn.Module):
         shape_origin, shape_unit = bend_of(some)
         self._real("origin", np.concatenate([origin, np.where(counts, 0.0, shape_origin)]))
         self._real("unit", np.concatenate([unit, np.where(counts, 1.0, shape_unit)]))
+        spread = np.nanstd(bent, axis=0) if bent.shape[1] else np.empty(0)
         self._real("centre", np.nanmean(bent, axis=0) if bent.shape[1] else [])
-        self._real("scale", np.maximum(np.nanstd(bent, axis=0), SCALE_LEAST) if bent.shape[1] else [])
+        self._real("scale", np.maximum(spread, SCALE_LEAST))
+        alone = np.sqrt(np.count_nonzero(~np.isnan(values), axis=0) + 1.0)
+        self._real("most", np.where(spread > SPREAD_LEAST, FLOAT32_MOST, alone))
 
     def _fit_levels(self, x: NDArray[np.float32], category: list[tuple[int, int]], levels: list[int]) -> None:
         """-log p(level | the last slot), from smoothed frequencies: how rare a level is among the rare ones."""
@@ -168,7 +173,9 @@ class Preprocessing(nn.Module):
             away = torch.clamp((torch.cat([numbers, numbers], 1) - self.origin) / self.unit, -LIMIT, LIMIT)
             bends = bend(away)
             own, bent = bends[:, : self.numerics], bends[:, self.numerics :]
-            parts.append((own - self.centre) / self.scale)
+            standard = (own - self.centre) / self.scale
+            alike = self.most < FLOAT32_MOST
+            parts.append(torch.clamp(standard, -self.most, self.most) if bool(alike.any()) else standard)
         if len(self.cyclic):
             parts += cos_sin((filled[:, self.cyclic] - self.phase) / self.period)
         if self.booleans:

@@ -13,6 +13,7 @@ from service.bundle import current_version, read_bundle
 from service.detector import Detector
 from service.manifest import Feature
 from training.__main__ import main
+from training.metrics import false_alarm_band
 from training.preprocessing import Preprocessing
 from training.views import View
 
@@ -77,3 +78,38 @@ def spread(x: np.ndarray, wide: bool) -> np.ndarray:
     slots = preprocessing(torch.from_numpy(x))
     seen = View(preprocessing, slots, wide)(slots, torch.zeros_like(slots.y))
     return seen[3:].numpy().std(0)
+
+
+def test_another_value_where_all_have_the_same_counts_as_if_one_of_them_had_had_it():
+    """Else a table of many such columns is full of them, and records that calibrate can have none."""
+    x = np.full((100, 2), 7, np.float32)
+    x[:, 0] = np.random.default_rng(0).normal(size=100)
+    x[::5, 1] = np.nan
+    features = [Feature(name="a", kind="numeric"), Feature(name="b", kind="numeric", missing_rate=0.2)]
+    preprocessing = Preprocessing(features, x)
+    odd = torch.tensor([[0.0, 7.0], [0.0, 7.1], [0.0, 1e6], [0.0, -1e6], [1e6, 7.0]])
+    told = preprocessing(odd).y
+    assert told[:4, 1].tolist() == pytest.approx([0, 9, 9, -9])  # the root of the 80 that have it, and one
+    assert told[4, 0] > 100
+
+
+def test_columns_of_one_value_do_not_flag_what_is_normal(tmp_path: Path) -> None:
+    """One record in a thousand has another value in each of 100 columns: among so few records, most have none that has."""
+    random, data = np.random.default_rng(3), tmp_path / "t.csv"
+
+    def rows(n: int) -> np.ndarray:
+        cells = (random.random((n, 101)) < 0.001).astype(float)
+        cells[random.random(cells.shape) < 0.2] = np.nan
+        cells[:, 0] = random.normal(size=n)
+        return cells
+
+    names = [f"c{i}" for i in range(101)]
+    np.savetxt(data, rows(400), "%.6g", ",", header=",".join(names), comments="")
+    settings = toml(tmp_path / "fit.toml", model="shop", models_dir=tmp_path / "models", score="surprise")
+    assert main(["fit", str(data), "--config", str(settings)]) == 0
+    bundle = read_bundle(tmp_path / "models" / "shop" / current_version(tmp_path / "models", "shop"))
+    detector = Detector(bundle, "cpu")
+    fresh = rows(2000)[:, [names.index(feature.name) for feature in bundle.manifest.features]].astype(np.float32)
+    p_value = detector.score(fresh, explain="none").p_value
+    for alpha in (0.01, 0.05):
+        assert (p_value <= alpha).mean() <= false_alarm_band(400, len(fresh), alpha)[1]
