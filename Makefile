@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# gpu: onnxruntime-gpu, which falls back to the CPU where there is no GPU. cpu: the small onnxruntime.
-RUNTIME ?= gpu
+# gpu: onnxruntime-gpu, which falls back to the CPU where there is no GPU; there is none for other systems. cpu: the small onnxruntime.
+RUNTIME ?= $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
 # Processes of the tests: one a core, but 4 at most, since each imports torch and holds about 1 GB. 0: all in one, as plain pytest.
 WORKERS ?= auto
 AUDIT := .venv-audit
@@ -38,7 +38,7 @@ types: install  ## mypy, strict
 test: install  ## the whole test suite, in up to 4 processes (WORKERS=0: in one)
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal --cov --cov-report=term:skip-covered
 
-check: lint types test  ## everything that CI asks
+check: lint types test  ## linters, types and tests: what CI asks, but for the demo
 
 demo: install  ## train on example payments, serve, score, and show the answers (DEMO_EXIT=1: then stop)
 	$(BIN)/python -m training.demo

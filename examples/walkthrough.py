@@ -42,7 +42,7 @@ print(fitted["diagnosis"].value_counts().to_dict(), "to fit on, of which the ben
 # %% [markdown]
 # ## Training
 #
-# With fewer than 1,000 normal records none is held out: each is judged by the net and the memories that did not see it.
+# With fewer than 1,000 normal records none is held out: each is judged by the net, the memory and the centres that lack it.
 # 238 of them support false-alarm rates of 1/239 and more; 5 % are asked for.
 
 # %%

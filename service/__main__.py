@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,19 +51,28 @@ def _score(options: argparse.Namespace) -> None:
     from service.bulk import score_file  # noqa: PLC0415 - Arrow is loaded where files are scored
 
     settings, folder = Settings.read(), _models_dir(options)
-    score_file(
-        folder,
-        options.model,
-        options.data,
-        options.output,
-        options.keep,
-        settings.provider,
-        trusted=settings.trusted_keys,
-        alpha=options.alpha,
-    )
+    before = signal.signal(signal.SIGTERM, _end)  # as an exception, so that nothing half-made is left behind
+    try:
+        score_file(
+            folder,
+            options.model,
+            options.data,
+            options.output,
+            options.keep,
+            settings.provider,
+            trusted=settings.trusted_keys,
+            alpha=options.alpha,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from service.calibration import told  # noqa: PLC0415 - NumPy is loaded where it is used
     from service.detector import Detector  # noqa: PLC0415 - onnxruntime is loaded where graphs are run
 
     folder, name = _models_dir(options), options.name
@@ -80,7 +90,7 @@ def _inspect(options: argparse.Namespace) -> None:
     print("verified     sizes, SHA-256, graph and golden records hold")
     print(f"signed       {_signed(bundle, checked=bool(trusted))}")
     print(f"score        {manifest.score_kind}, flagged from {manifest.threshold:.6g} at alpha {manifest.alpha:g}")
-    print(f"calibration  {len(manifest.calibration.scores)} records, alpha from {detector.smallest_alpha:.3g}")
+    print(f"calibration  {len(manifest.calibration.scores)} records, alpha from {told(detector.smallest_alpha)}")
     print(f"latent       {manifest.latent}")
     for label, members in (("metrics", manifest.metrics), ("libraries", manifest.libraries)):
         print(f"{label:<12} {', '.join(f'{key} {_short(value)}' for key, value in members.items()) or '-'}")
@@ -155,7 +165,7 @@ def _parser() -> Parser:
     serve.add_argument("--workers", help="number of processes")
     serve.set_defaults(run=_serve)
     score = commands.add_parser("score", help="score a file")
-    score.add_argument("data", metavar="DATA", help="CSV or Parquet")
+    score.add_argument("data", metavar="DATA", help="CSV (also .gz) or Parquet file, or a folder or glob of them")
     score.add_argument("--model", required=True, help="name of the model")
     score.add_argument(
         "--output", required=True, metavar="OUT", help="CSV or Parquet by its ending; - for CSV on standard output"
@@ -181,7 +191,9 @@ def _parser() -> Parser:
     prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     prune.set_defaults(run=_prune)
     for command in (serve, score, inspect, promote, rollback, prune):
-        command.add_argument("--models-dir", help="folder of the bundles (default: models)")
+        command.add_argument(
+            "--models-dir", help="folder of the bundles (default: ANOMALY_MODELS_DIR, or models where it is not set)"
+        )
     return parser
 
 

@@ -95,16 +95,22 @@ def parse_boolean(text: str) -> float | None:
 
 
 def wall_times(array: Array) -> NDArray[np.datetime64]:
-    """(N,) timestamps or dates in microseconds, as a clock in their time zone shows them; NaT for null."""
+    """(N,) timestamps or dates in microseconds, as a clock in their time zone shows them; NaT for null and outside the years there are."""
 
     def part(name: str, unit: str) -> NDArray[np.timedelta64]:
         return to_numpy(compute.date_part(array, name), 0).astype(np.int64).astype(f"m8[{unit}]")
 
-    months = (part("year", "Y").astype(np.int64) - 1970) * 12 + part("month", "M").astype(np.int64) - 1
+    year = compute.date_part(array, "year")
+    months = (to_numpy(year, 0).astype(np.int64) - 1970) * 12 + part("month", "M").astype(np.int64) - 1
     wall = months.astype("M8[M]").astype("M8[us]") + (part("day", "D") - np.timedelta64(1, "D"))
     wall = wall + part("hour", "h") + part("minute", "m") + part("second", "s") + part("microsecond", "us")
-    wall[compute.is_null(array).to_numpy()] = np.datetime64("NaT")
+    wall[~present(year)] = np.datetime64("NaT")
     return np.asarray(wall)
+
+
+def present(array: Array) -> NDArray[np.bool_]:
+    """(N,) where an array is not null."""
+    return np.asarray(compute.is_not_null(array).to_numpy())
 
 
 def lacks(text: str) -> bool:

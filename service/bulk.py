@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -60,7 +61,8 @@ def score_file(
         raise TableError(f"{output}: this is the data itself; name another output")
     told = _Progress(table, progress or sys.stderr)
     schema = Schema([*table.kept_fields, *FIELDS])
-    write_table(told.count(_score(detector, batch, schema, alpha) for batch in _ahead(table)), schema, output)
+    with closing(_ahead(table)) as batches:
+        write_table(told.count(_score(detector, batch, schema, alpha) for batch in batches), schema, output)
     told.end()
     return told.rows
 
@@ -78,7 +80,7 @@ def _score(detector: Detector, batch: Batch, schema: Schema, alpha: float | None
     return RecordBatch.from_arrays([*batch.kept, *answers], schema=schema)
 
 
-def _ahead(items: Iterable[T]) -> Iterator[T]:
+def _ahead(items: Iterable[T]) -> Generator[T]:
     """The items, each made in another thread while the one before is in use: reading and scoring go on at once."""
     iterator = iter(items)
     with ThreadPoolExecutor(1, "read") as reader:

@@ -8,6 +8,8 @@ satisfies P(p <= alpha) <= alpha (Vovk et al. 2005; Bates et al. 2023); for the 
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, Context
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,12 +22,18 @@ class UnsupportedAlphaError(ValueError):
 
     def __init__(self, alpha: float, n: int) -> None:
         self.smallest = smallest_alpha(n)
-        super().__init__(f"alpha {alpha:g} is below {self.smallest:.6g}, the smallest that {n} calibration records support")
+        super().__init__(f"alpha {alpha:g} is below {told(self.smallest)}, the smallest that {n} calibration records support")
 
 
 def smallest_alpha(n: int) -> float:
     """1 / (n + 1): the p-value of a record that scores above all n calibration records."""
     return 1 / (n + 1)
+
+
+def told(alpha: float) -> str:
+    """A smallest alpha in six digits, rounded up: what a person is told must be one that is taken."""
+    shown = f"{alpha:.6g}"
+    return shown if float(shown) >= alpha else f"{Context(6, ROUND_CEILING).create_decimal(alpha):g}"
 
 
 def p_values(calibration: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -48,8 +48,8 @@ class _Requests:
         self._options = {"base_url": url, "headers": headers, "timeout": 30.0, **options}
 
     def _score(self, form: str, data: Any, alpha: float | None, fdr: float | None, explain: Explain) -> dict[str, Any]:
-        given = {form: data, "alpha": alpha, "fdr": fdr, "explain": explain}
-        body = encode({name: value for name, value in given.items() if value is not None})
+        given = {"alpha": alpha, "fdr": fdr, "explain": explain}
+        body = encode(form, data, {name: value for name, value in given.items() if value is not None})
         return {"method": "POST", "url": self._score_path, "content": body, "headers": {"Content-Type": JSON}}
 
     def _arrow(self, body: bytes, alpha: float | None, fdr: float | None) -> dict[str, Any]:
@@ -82,7 +82,10 @@ class Client(_Requests):
     def score(
         self, records: Sequence[Record], *, alpha: float | None = None, fdr: float | None = None, explain: Explain = "flagged"
     ) -> Answer:
-        """The answer to one request, with a result for each record. Raises ServiceError."""
+        """The answer to one request, with a result for each record.
+
+        Raises ServiceError; ValueError for an infinite number, TypeError for what is no value of a record.
+        """
         return self._ask(self._score("records", records, alpha, fdr, explain), Answer)
 
     def score_columns(

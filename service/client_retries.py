@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 RETRIED = (429, 502, 503, 504)
-RETRIED_ERRORS = httpx.TransportError
+RETRIED_ERRORS = (httpx.TimeoutException, httpx.NetworkError, httpx.ProxyError, httpx.RemoteProtocolError)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,15 @@
-"""Values of service.client as JSON: those of NumPy and pandas, too, although neither is needed here."""
+"""Values of service.client as JSON: those of NumPy and pandas, too, although neither is needed here.
+
+What msgspec would write as something else is refused, or written as it is meant: it makes null of infinity, and a text of bytes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
+from functools import partial
+from math import isinf
 from typing import Any
 
 import msgspec
@@ -21,7 +28,8 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if getattr(value, "shape", None) == ():  # a NumPy scalar
         if value.dtype.kind == "M":  # whose nanoseconds Python has no datetime for
-            return str(value)
+            whole = "s" in value.dtype.str  # seconds or a part of them; a day or an hour would have no minutes
+            return str(value if whole else value.astype("M8[s]"))
         own = float(value) if value.dtype.kind == "f" else value.item()
         if type(own) is not type(value):
             return own
@@ -29,4 +37,38 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a {kind.__module__}.{kind.__qualname__} is no value of a record: a number, text, bool, datetime or None is")
 
 
-encode = msgspec.json.Encoder(decimal_format="number", enc_hook=plain).encode
+def encode(form: str, data: Any, options: Mapping[str, Any]) -> bytes:
+    """The body of a request: records or columns, as `form` says, and its options.
+
+    Raises ValueError for an infinite number, and TypeError for what is no value of a record.
+    """
+    for outer, values in enumerate(data) if form == "records" else data.items():
+        if form == "columns":
+            _check(values, partial(_in_column, outer))
+        elif isinstance(values, Mapping):
+            _check(values.values(), partial(_in_record, outer, tuple(values)))
+    return _encoder.encode({form: data, **options})
+
+
+def _check(values: Iterable[Any], where: Callable[[int], str]) -> None:
+    """Raises ValueError, which names the place, for a number that is infinite, and TypeError for bytes."""
+    for place, value in enumerate(values):
+        kind = type(value)
+        if kind is str or kind is int or value is None:  # most are; the rest of this is slow
+            continue
+        if isinstance(value, bytes | bytearray | memoryview):
+            raise TypeError(f"{where(place)}: bytes are no value of a record: decode them to a text")
+        number = kind is float or (getattr(value, "shape", None) == () and value.dtype.kind == "f")
+        if (number and isinf(value)) or (isinstance(value, Decimal) and not value.is_finite()):
+            raise ValueError(f"{where(place)}: {value} has no score: give None where a value is unknown")
+
+
+def _in_column(name: str, place: int) -> str:
+    return f"columns.{name}[{place}]"
+
+
+def _in_record(row: int, names: Sequence[str], place: int) -> str:
+    return f"records[{row}].{names[place]}"
+
+
+_encoder = msgspec.json.Encoder(decimal_format="number", enc_hook=plain)

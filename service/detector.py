@@ -100,7 +100,7 @@ class Detector:
         p_value = calibration.p_values(self._calibration, answers.score)
         is_anomaly = p_value <= used if fdr is None else calibration.benjamini_hochberg(p_value, fdr)
         explained = np.arange(len(x)) if every else np.flatnonzero(is_anomaly if explain == "flagged" else [])
-        told = answers if every or not len(explained) else self._graph.run(x[explained], explain=True)
+        told = answers if every or not len(explained) else self._graph.run(x[explained], explain=True, among=len(x))
         return Scores(
             alpha=used,
             threshold=limit,

@@ -27,6 +27,8 @@ NOT_WHOLE = "not a whole number"
 NOT_A_TEXT = "not a text"
 NOT_A_BOOLEAN = "not true or false"
 NOT_A_DATETIME = "not a datetime such as 2026-11-23T14:05:00"
+OUTSIDE = "a time outside the calendar's years"
+WHOLE_MOST = 2.0**63  # beyond, readers of JSON have no whole numbers
 
 Encoded = tuple[NDArray[np.float32], list[tuple[int, str]]]
 _NONE = type(None)
@@ -97,7 +99,8 @@ def encode_arrow(feature: Feature, array: Array) -> Encoded:
     if DataType.is_boolean(kind) and feature.kind == "boolean":
         return _single(arrow.floats(array))
     if arrow.is_datetime(kind) and feature.kind == "datetime":
-        return datetimes.columns(arrow.wall_times(array)), []
+        wall = arrow.wall_times(array)
+        return datetimes.columns(wall), [(row, OUTSIDE) for row in np.flatnonzero(np.isnat(wall) & arrow.present(array)).tolist()]
     needed = "whole numbers" if whole else {"numeric": "numbers", "categorical": "texts"}.get(feature.kind, f"{feature.kind}s")
     return _missing(feature, len(array)), [(0, f"the column is of another type; {needed} are needed")]
 
@@ -122,8 +125,10 @@ def decode(feature: Feature, columns: NDArray[np.float32]) -> float | int | str 
     if feature.kind == "categorical":
         code = int(np.rint(value))
         return feature.categories[code] if 0 <= code < len(feature.categories) else None
+    if feature.integer and abs(value) < WHOLE_MOST:
+        return int(np.rint(value))
     # A float32 has 9 digits at most; the 17 of its float64 twin would only look exact.
-    return int(np.rint(value)) if feature.integer else float(str(np.float32(value)))
+    return float(str(np.float32(value)))
 
 
 class Limits:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from service.detector import Scores
 from service.encoding import decode
+from service.errors import printable
 from service.manifest import Feature, Manifest
 from service.records import Batch
 from service.structs import ABSENT
@@ -81,4 +82,10 @@ def _values(feature: Feature, values: Sequence[Any]) -> list[bytes]:
             return orjson.dumps(values)[1:-1].split(b",")
         return [orjson.dumps(value) for value in values]
     except TypeError:  # an integer beyond 64 bits, or a text with half a character: orjson has no way to write them
-        return [json.dumps(None if value is ABSENT else value).encode() for value in values]
+        return [json.dumps(_writable(value)).encode() for value in values]
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    return None if value is ABSENT else value

@@ -35,18 +35,18 @@ def write_table(batches: Iterable[RecordBatch], schema: Schema, output: str) -> 
     """
     check_output(output)
     if output == STANDARD:
-        _write(batches, schema, None)
+        _write(batches, schema, None, "standard output")
         return
     target = Path(output)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        _write(batches, schema, partial)
+        _write(batches, schema, partial, output)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _write(batches: Iterable[RecordBatch], schema: Schema, path: Path | None) -> None:
+def _write(batches: Iterable[RecordBatch], schema: Schema, path: Path | None, told: str) -> None:
     failed: list[BaseException] = []
 
     def watched() -> Iterator[RecordBatch]:
@@ -65,7 +65,9 @@ def _write(batches: Iterable[RecordBatch], schema: Schema, path: Path | None) ->
             write_parquet(reader, path, compression="snappy", max_row_group_size=ROW_GROUP)
         else:
             write_csv(reader, path)
-    except Exception as error:  # noqa: BLE001 - arro3 raises bare Exception
+    except BaseException as error:  # arro3 raises bare Exception, and where a Parquet file is not taken its PanicException
         if failed:
             raise failed[0] from None
-        raise OSError(f"{path or 'standard output'}: cannot be written: {str(error).splitlines()[0]}") from None
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        raise OSError(f"{told}: cannot be written: {str(error).splitlines()[0]}") from None

@@ -37,10 +37,10 @@ class Placement:
         """All that may be asked."""
         return (self._many,) if self._many is self._few else (self._many, self._few)
 
-    def run(self, x: NDArray[np.float32], explain: bool) -> Answers:
-        """The graph's answers to x (N, C)."""
+    def run(self, x: NDArray[np.float32], explain: bool, among: int = 0) -> Answers:
+        """The graph's answers to x (N, C), some of `among` records: all of these are to be judged by one provider."""
         many, few = self._many, self._few
-        if len(x) < GPU_LEAST or many is few:
+        if max(len(x), among) < GPU_LEAST or many is few:
             return few.run(x, explain)
         try:
             return many.run(x, explain)

@@ -113,11 +113,12 @@ class Registry:
         if key in self._pinned:
             self._pinned.move_to_end(key)
             return self._pinned[key]
-        if not NAME.fullmatch(name) or not NAME.fullmatch(version):
-            raise Problem("version_not_found", "No such version is published.")
         async with self._one_at_a_time:
             if key not in self._pinned:
-                if version not in await self._in_thread(list_versions, self._folder, name):
+                versions = await self._in_thread(list_versions, self._folder, name) if NAME.fullmatch(name) else []
+                if not versions:
+                    raise Problem("model_not_found", "No model of this name is published: see GET /models.")
+                if version not in versions:
                     raise Problem("version_not_found", "No such version is published: see GET /models/NAME.")
                 try:
                     self._pinned[key] = await self._load(name, version)

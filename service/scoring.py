@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service import batching, tabular
 from service.batching import Answer, Observed
 from service.errors import Problem
-from service.limits import ClientGoneError, Holding, check_length, deadline, inflate, read_body, too_late
+from service.limits import NEVER, ClientGoneError, Holding, check_length, deadline, inflate, read_body, too_late
 from service.live import Live
 from service.streams import BLOCK, Lines, Pieces, Stream, Whole
 from service.validation import query
@@ -141,6 +141,7 @@ class Scoring:
                         extent = (b"content-length", b"%d" % len(block.answer.body)) if ended else (b"connection", b"close")
                         await send(start(NDJSON, extent, request_id, timing))
                         started = True
+                    until = NEVER  # what has begun is answered
                     await pieces.during(send(part(block.answer.body, more=not ended)))
                 elif ended and started:
                     await send(part(b"", more=False))

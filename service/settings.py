@@ -58,12 +58,15 @@ def _truth(text: str) -> bool:
     return _one_of("true", "false", "1", "0")(text) in ("true", "1")
 
 
-def _keys(text: str) -> tuple[str, ...]:
-    return tuple(key.strip() for key in text.split(",") if key.strip())
+def _several(text: str) -> tuple[str, ...]:
+    each = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not each:
+        raise ValueError("one or more, comma-separated, or unset")
+    return each
 
 
 def _paths(text: str) -> tuple[Path, ...]:
-    return tuple(map(Path, _keys(text)))
+    return tuple(map(Path, _several(text)))
 
 
 def _version(text: str) -> tuple[str, str]:
@@ -95,11 +98,13 @@ class Settings:
         "where graphs run: auto, on a GPU if there is one, but for fewer than 128 records at a time; cpu; cuda, where no usable "
         "GPU is an error at start",
     )
-    api_keys: tuple[str, ...] = _setting((), _keys, "keys that may score and read, comma-separated; none: open to all")
+    api_keys: tuple[str, ...] = _setting((), _several, "keys that may score and read, comma-separated; none: open to all")
     api_keys_file: Path | None = _setting(
         None, Path, "a file of such keys, one a line or comma-separated; looked at again as often as CURRENT is"
     )
-    admin_keys: tuple[str, ...] = _setting((), _keys, "keys that may also reload, comma-separated; none: admin endpoints are off")
+    admin_keys: tuple[str, ...] = _setting(
+        (), _several, "keys that may also reload, comma-separated; none: admin endpoints are off"
+    )
     admin_keys_file: Path | None = _setting(None, Path, "a file of such keys, looked at again likewise")
     metrics_need_key: bool = _setting(False, _truth, "whether GET /metrics asks for an API key")
     docs_need_key: bool = _setting(False, _truth, "whether /docs and /openapi.json ask for an API key")

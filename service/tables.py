@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from arro3.core import Array, Field, RecordBatch
+from arro3 import compute
+from arro3.core import Array, DataType, Field, RecordBatch
 from numpy.typing import NDArray
 
 from service.encoding import encode_arrow, encode_text
@@ -42,6 +43,8 @@ class Table:
         for name in keep:
             if name not in names:
                 raise TableError(f"{sources[0].path}: no column {name} to keep; the columns are {', '.join(names[:20])}")
+        # Files of one table may write a column in types that differ a little: the first file's is that of all.
+        self.kept_fields = tuple(sources[0].schema.field(name).with_nullable(True) for name in keep)
         needed = {feature.name for feature in features} | set(keep)
         self.left_aside = tuple(name for name in names if name not in needed)  # columns that the model does not know
         self.bytes = sum(source.bytes for source in sources)
@@ -52,19 +55,14 @@ class Table:
             row = 1
             for batch in source.batches():
                 x = encode_batch(source, batch, self.features, row)
-                yield Batch(x, tuple(batch.column(name) for name in self.keep), row, source)
+                kept = tuple(_as_field(field, batch.column(field.name), source) for field in self.kept_fields)
+                yield Batch(x, kept, row, source)
                 row += batch.num_rows
 
     @property
     def position(self) -> int:
         """Bytes read so far, of self.bytes."""
         return sum(source.position for source in self.sources)
-
-    @property
-    def kept_fields(self) -> tuple[Field, ...]:
-        """The Arrow fields of the kept columns."""
-        first = self.sources[0]
-        return tuple(first.schema.field(name) for name in self.keep)
 
 
 def open_table(data: str | Path, features: Sequence[Feature], keep: Sequence[str] = ()) -> Table:
@@ -74,6 +72,23 @@ def open_table(data: str | Path, features: Sequence[Feature], keep: Sequence[str
     Raises TableError.
     """
     return Table(open_sources(data), features, keep)
+
+
+def _as_field(field: Field, array: Array, source: Source) -> Array:
+    if array.type == field.type:
+        return array
+    try:
+        same = compute.cast(array, field.type)
+    except Exception:  # noqa: BLE001 - arro3 raises bare Exception
+        same = None
+    if same is None or same.null_count > array.null_count:  # a value that does not fit becomes null
+        what = f"of type {_words(array.type)}, and in the first file of type {_words(field.type)}"
+        raise TableError(f"{source.path}, column {field.name}: {what}; write the files alike, or leave it out of --keep")
+    return same
+
+
+def _words(kind: DataType) -> str:
+    return str(kind).strip().removeprefix("arro3.core.DataType<").removesuffix(">")
 
 
 def encode_batch(source: Source, batch: RecordBatch, features: Sequence[Feature], first_row: int) -> NDArray[np.float32]:

@@ -48,8 +48,12 @@ def from_json(datatype: str, shape: Sequence[int], data: Any) -> Floats | list[s
         numbers = np.array(values, np.float64)
     except OverflowError:  # an integer beyond float64
         numbers = np.array([_float(value) for value in values])
-    if "INT" in datatype and (numbers != np.floor(numbers))[~np.isnan(numbers)].any():
-        raise ValueError(f"a value is not a whole number, as {datatype} has")
+    if "INT" in datatype:
+        if (numbers != np.floor(numbers))[~np.isnan(numbers)].any():
+            raise ValueError(f"a value is not a whole number, as {datatype} has")
+        bounds = np.iinfo(DTYPES[datatype])
+        if ((numbers < bounds.min) | (numbers > bounds.max)).any():
+            raise ValueError(f"a value is beyond what {datatype} holds")
     return numbers
 
 

@@ -65,9 +65,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
 
     fit = commands.add_parser("fit", help="fit a model to a table of mostly normal records and publish it")
-    fit.add_argument(
-        "data", nargs="?", metavar="DATA", help="CSV (also .gz) or Parquet file, or a folder or glob of Parquet files"
-    )
+    fit.add_argument("data", nargs="?", metavar="DATA", help="CSV (also .gz) or Parquet file, or a folder or glob of them")
     fit.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings; options given here come before it")
     fit.add_argument("--model", metavar="NAME", help="the model's name: a folder of models-dir")
     fit.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_DIR)

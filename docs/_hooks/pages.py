@@ -18,6 +18,7 @@ OUTSIDE = {
     "models/README.md": "bundle.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
 }
 SOURCES = {page: source for source, page in OUTSIDE.items()}
 FENCES = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)

@@ -1,5 +1,6 @@
 import csv
 import io
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -156,3 +157,60 @@ def test_score_batch_is_a_pure_function_of_its_rows(detector, data):
     parts = [score_batch(detector, x[i : i + 7]) for i in range(0, 100, 7)]
     for place, column in enumerate(whole):
         np.testing.assert_array_equal(np.concatenate([part[place] for part in parts]), column)
+
+
+def parts_of(folder, *ids):
+    """A table of a file for each of these columns `id`."""
+    folder.mkdir()
+    for place, (field, values) in enumerate(ids):
+        given = {"amount": [1.5], "count": [3], "country": ["de"], "level": [10], "online": [True], "at": ["2026-03-02"]}
+        columns = [pa.array(values, field.type), *map(pa.array, given.values())]
+        schema = pa.schema([field, *(pa.field(name, column.type) for name, column in zip(given, columns[1:], strict=True))])
+        pq.write_table(pa.table(columns, schema=schema), folder / f"{place}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "values"),
+    [
+        (pa.field("id", pa.int32()), pa.field("id", pa.int64()), [7, 8]),
+        (pa.field("id", pa.int32(), nullable=False), pa.field("id", pa.int32()), [7, None]),
+        (pa.field("id", pa.string()), pa.field("id", pa.dictionary(pa.int32(), pa.string())), ["a", "b"]),
+        (pa.field("id", pa.dictionary(pa.int32(), pa.string())), pa.field("id", pa.string()), ["a", "b"]),
+    ],
+)
+def test_a_kept_column_has_the_type_of_the_first_file(models, tmp_path, first, second, values):
+    data = parts_of(tmp_path / "parts", (first, values[:1]), (second, values[1:]))
+    assert score(models, data, tmp_path / "out.parquet", keep=["id"]) == 2
+    kept = pq.read_table(tmp_path / "out.parquet")["id"]
+    assert kept.to_pylist() == values
+    assert kept.type in (first.type, pa.dictionary(pa.int32(), pa.string()))
+
+
+@pytest.mark.parametrize("second", [(pa.int64(), [2**40]), (pa.string(), ["x"]), (pa.list_(pa.int32()), [[1]])])
+def test_a_kept_column_that_does_not_fit_that_type_is_told(models, tmp_path, second):
+    kind, values = second
+    data = parts_of(tmp_path / "parts", (pa.field("id", pa.int32()), [1]), (pa.field("id", kind), values))
+    with pytest.raises(TableError, match=r"parts/1\.parquet, column id: of type .*, and in the first file of type Int32"):
+        score(models, data, tmp_path / "out.csv", keep=["id"])
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_what_csv_cannot_hold_names_the_output(models, tmp_path):
+    data = parts_of(tmp_path / "parts", (pa.field("id", pa.list_(pa.int32())), [[1]]))
+    for _ in range(5):  # what is read ahead ends in its own thread
+        with pytest.raises(OSError, match=r"/out\.csv: cannot be written: .*[Nn]ested"):
+            score(models, data, tmp_path / "out.csv", keep=["id"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "parts"]
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_a_disk_that_takes_no_more_is_told_and_leaves_nothing(models, data, tmp_path, name):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"/{name}: cannot be written: .*(?i:too large)"):
+            score(models, data, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.csv", "models"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.calibration import UnsupportedAlphaError, benjamini_hochberg, p_values, severity, smallest_alpha, threshold
+from service.calibration import UnsupportedAlphaError, benjamini_hochberg, p_values, severity, smallest_alpha, threshold, told
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60).map(lambda v: np.sort(np.array(v, np.float32)))
 
@@ -73,3 +73,9 @@ def test_severity_rises_with_the_score():
     new = np.array([0, 50, 96, 99.5, 148, 200, 1e30], np.float32)
     level = severity(calibration, new, p_values(calibration, new), alpha=0.05)
     assert level.tolist() == [0, 0, 1, 2, 2, 3, 3]
+
+
+@given(st.integers(1, 10**6))
+def test_the_smallest_alpha_that_is_told_is_taken(n):
+    shown = float(told(smallest_alpha(n)))
+    assert smallest_alpha(n) <= shown <= smallest_alpha(n) * (1 + 1e-5)

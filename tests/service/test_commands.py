@@ -1,11 +1,16 @@
 """python -m service: what a user can mend ends with exit code 2 and one line."""
 
+import asyncio
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from service.__main__ import main
 from service.bundle import current_version
+from tests.service.client import until
 from tests.service.tiny_bundle import publish
 
 OLD, NEW = "20260101T000000Z-made01", "20260102T000000Z-made02"
@@ -120,3 +125,15 @@ def test_a_setting_that_is_wrong_stops_serving(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("ANOMALY_API_KEYS_FILE", "/no/such/file")
     assert run("serve", "--port", "0") == 2
     assert "/no/such/file" in capsys.readouterr().err
+
+
+def test_score_that_is_ended_leaves_nothing_half_made(models_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("amount,count,country,level,online,at\n" + "1,,,,,\n" * 2_000_000)
+    words = ["score", str(tmp_path / "data.csv"), "--model", "tiny", "--output", str(tmp_path / "out.csv")]
+    command = [sys.executable, "-m", "service", *words, "--models-dir", str(models_dir)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
+        asyncio.run(until(lambda: any(tmp_path.glob(".out.csv.*.partial"))))
+        started.terminate()
+        said = started.communicate(timeout=30)[1]
+    assert (started.returncode, "Traceback" in said) == (128 + signal.SIGTERM, False)
+    assert not list(tmp_path.glob("*out.csv*"))

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pytest
 
 from service.limits import NEVER, deadline
 from service.records import Batch
+from service.streams import BLOCK
 from tests.service.client import Client, check_problem, until
 from tests.service.conftest import Serve
 from tests.service.test_http_protocol import BODY, POST, Server, check_refusal, read_answer, serving
@@ -144,3 +145,15 @@ def test_the_short_way_refuses_such_a_time_as_the_long_way_does(server: Server) 
 def test_without_the_header_there_is_no_deadline() -> None:
     assert deadline({}, 5.0) == NEVER
     assert deadline({b"x-request-timeout-ms": b"250"}, 5.0) == 5.25
+
+
+def test_a_stream_that_has_begun_is_answered_to_its_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve()
+    detector = client.app.registry.default().detector
+    real = detector.score
+    monkeypatch.setattr(detector, "score", lambda x, *given, **more: sleep(0.6) or real(x, *given, **more))
+    lines = b"".join([json.dumps(GOOD).encode(), b"\n"]) * (2 * BLOCK + 1)
+    answer = client.post("/score", content=lines, headers={"Content-Type": "application/x-ndjson", HEADER: "1000"})
+    results = [json.loads(line) for line in answer.text.splitlines()]
+    assert len(results) == 2 * BLOCK + 1
+    assert all("score" in result for result in results)

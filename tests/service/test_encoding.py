@@ -3,6 +3,7 @@ import math
 from datetime import date, datetime, timedelta, timezone
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 from arro3.compute import cast, dictionary_encode
@@ -356,3 +357,20 @@ def test_arrow_values_are_never_written_to():
     array = Array([1.0, 1e39, None], DataType.float64())
     encode_arrow(AMOUNT, array)
     assert array.to_pylist() == [1.0, 1e39, None]
+
+
+def test_a_whole_number_that_json_has_no_room_for_is_told_as_a_float():
+    for value in (2.0**63, 9.539666e19, -(2.0**70), 3.4e38):
+        told = decode(COUNT, np.array([value], np.float32))
+        assert type(told) is float
+        assert np.float32(told) == np.float32(value)
+        assert json.loads(orjson.dumps(told)) == told
+    assert decode(COUNT, np.array([2.0**62], np.float32)) == 2**62
+
+
+def test_a_time_outside_the_calendar_is_refused_and_null_is_missing():
+    ends = pa.array([2**63 - 1, None, -(2**63) + 1, 0], pa.timestamp("us"))
+    columns, bad = encode_arrow(TIME, Array.from_arrow(ends))
+    assert [row for row, _ in bad] == [0, 2]
+    assert np.isnan(columns[:3]).all()
+    assert columns[3].tolist() == [0, 3, 1]

@@ -147,3 +147,16 @@ print(detector.provider, bool(detector.gpu_lost), flush=True)
 def test_a_gpu_whose_context_is_gone_is_replaced_by_the_cpu(payments: Any) -> None:
     done = subprocess.run([sys.executable, "-c", LOSE, payments.bundle], capture_output=True, text=True, check=False)
     assert done.stdout.split() == [CPU, "True"], done.stderr
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_reasons_come_from_the_provider_that_scored(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they would not sum to the score: a few of many are explained, which alone would go to the CPU."""
+    detector, ran = Detector(bundle, "auto"), list[int]()
+    real = Gpu.run
+    monkeypatch.setattr(Gpu, "run", lambda gpu, names, given: ran.append(len(given["x"])) or real(gpu, names, given))
+    x = np.full((GPU_LEAST, bundle.manifest.width), np.nan, np.float32)
+    x[0] = 1e9
+    scores = detector.score(x)
+    assert scores.explained.tolist() == [0]
+    assert ran == [GPU_LEAST, 1]

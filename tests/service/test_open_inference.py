@@ -332,6 +332,8 @@ BAD: list[tuple[Any, int, str, list[str]]] = [
     ({"inputs": [{**AMOUNT, "datatype": "BYTES"}]}, 422, "invalid_records", ["inputs.amount"]),
     ({"inputs": [{**AMOUNT, "datatype": "BOOL"}]}, 422, "invalid_records", ["inputs.amount"]),
     ({"inputs": [{**AMOUNT, "datatype": "INT8", "data": [1.5]}]}, 422, "invalid_records", ["inputs.amount"]),
+    ({"inputs": [{**AMOUNT, "datatype": "INT8", "data": [128]}]}, 422, "invalid_records", ["inputs.amount"]),
+    ({"inputs": [{**AMOUNT, "datatype": "UINT64", "data": [-1]}]}, 422, "invalid_records", ["inputs.amount"]),
     ({"inputs": [{**AMOUNT, "data": ["s3cr3t"]}]}, 422, "invalid_records", ["inputs.amount"]),
     ({"inputs": [{**AMOUNT, "data": [True]}]}, 422, "invalid_records", ["inputs.amount"]),
     ({"inputs": [{**AMOUNT, "data": [1, 2]}]}, 422, "invalid_records", ["inputs.amount"]),

@@ -280,3 +280,27 @@ def test_a_wide_table_is_split_by_bytes_too() -> None:
         parts = [pa.ipc.open_stream(body).read_all() for body in bodies]
         assert pa.concat_tables(parts).cast(whole.schema).equals(whole)
         assert all(len(body) <= BYTES for body, part in zip(bodies, parts, strict=True) if part.num_rows > 1)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), np.float32("inf"), np.float64("inf"), Decimal("NaN")])
+def test_an_infinite_number_is_refused_and_not_sent_as_missing(client: Client, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"records\[1\]\.amount: .* has no score"):
+        client.score([GOOD, {"amount": value}])
+    with pytest.raises(ValueError, match=r"columns\.amount\[2\]: .* has no score"):
+        client.score_columns({"amount": [1.0, None, value]})
+
+
+def test_bytes_are_refused_and_not_sent_as_base64(client: Client) -> None:
+    with pytest.raises(TypeError, match=r"records\[0\]\.country: bytes are no value"):
+        client.score([{"country": b"de"}])
+
+
+def test_hours_and_days_of_numpy_are_datetimes(client: Client) -> None:
+    made = [{"at": np.datetime64("2026-03-02T14", "h")}, {"at": np.datetime64("2026-03-02", "D")}]
+    meant = [{"at": "2026-03-02T14:00:00"}, {"at": "2026-03-02T00:00:00"}]
+    assert client.score(made).results == client.score(meant).results
+
+
+def test_an_address_that_is_none_is_told_at_once() -> None:
+    with Client("localhost:8000", retries=Retries(times=5, first=100)) as client, pytest.raises(httpx.UnsupportedProtocol):
+        client.score([GOOD])

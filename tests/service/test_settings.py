@@ -39,6 +39,9 @@ def test_defaults_and_values() -> None:
         ("MAX_BODY_BYTES", "1e6"),
         ("METRICS_NEED_KEY", "maybe"),
         ("MODLE", "x"),
+        ("API_KEYS", " , "),
+        ("ADMIN_KEYS", ","),
+        ("TRUSTED_KEYS", ","),
     ],
 )
 def test_a_bad_value_is_named(name: str, value: str) -> None:
