@@ -95,7 +95,7 @@ def parse_boolean(text: str) -> float | None:
 
 
 def wall_times(array: Array) -> NDArray[np.datetime64]:
-    """(N,) timestamps or dates in microseconds, as a clock in their time zone shows them; NaT for null and outside the years there are."""
+    """(N,) timestamps or dates in microseconds, as a clock in their time zone shows; NaT for null and beyond the calendar."""
 
     def part(name: str, unit: str) -> NDArray[np.timedelta64]:
         return to_numpy(compute.date_part(array, name), 0).astype(np.int64).astype(f"m8[{unit}]")

@@ -42,11 +42,11 @@ def encode(form: str, data: Any, options: Mapping[str, Any]) -> bytes:
 
     Raises ValueError for an infinite number, and TypeError for what is no value of a record.
     """
-    for outer, values in enumerate(data) if form == "records" else data.items():
-        if form == "columns":
-            _check(values, partial(_in_column, outer))
-        elif isinstance(values, Mapping):
-            _check(values.values(), partial(_in_record, outer, tuple(values)))
+    for row, record in enumerate(data if form == "records" else ()):
+        if isinstance(record, Mapping):
+            _check(record.values(), partial(_in_record, row, tuple(record)))
+    for name, values in data.items() if form == "columns" else ():
+        _check(values, partial(_in_column, name))
     return _encoder.encode({form: data, **options})
 
 

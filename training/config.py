@@ -53,7 +53,7 @@ class Config:
     pool: int = 20_000  # records that the memory and the centres are made from, at most
     centres: int = 256  # at most
     centre_records: int = 8  # of training, for each centre at least
-    net_weight: float = 0.75  # of the nets' surprise in the sum with that of the memory
+    net_weight: float = 0.75  # of the square of the nets' surprise in the sum with that of the memory
     centres_weight: float = 0.75  # of the centres'
     threads: int = 1  # of torch; fixed, since another number adds in another order, and small nets gain nothing from more
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -111,7 +112,7 @@ class Scorer(nn.Module):
     def __init__(self, preprocessing: Preprocessing, nets: list[VAE], kind: ScoreKind, weights: Sequence[float]) -> None:
         """A scorer of fitted nets; for the surprise, calibrate.py adds the memory, the centres and the surprises.
 
-        weights: of the surprises of the nets, of the memory and of the centres in their sum.
+        weights: of the squares of the surprises of the nets, of the memory and of the centres in their sum.
         """
         super().__init__()
         self.preprocessing, self.kind, self.weights = preprocessing, kind, tuple(weights)
@@ -161,22 +162,24 @@ class Scorer(nn.Module):
         """Sets the surprises by the values (n, T) of the terms of normal records that they were not made from."""
         least = [NETS_LEAST * max(1, self.preprocessing.reals)] + [FLOOR_LEAST] * len(self.distances)
         lines = [Line.through(column.numpy(), True, floor) for column, floor in zip(values.T, least, strict=True)]
-        self.each = Surprises(lines, by_log=True, weights=self.weights)
-        joint = total(self.each(values))
+        self.each = Surprises(lines, by_log=True, weights=[math.sqrt(weight) for weight in self.weights])
+        joint = torch.sqrt(total(self.each(values) ** 2))
         self.together = Surprises([Line.through(joint[:, 0].numpy(), by_log=False)], by_log=False, weights=[1.0])
 
     def join(self, terms: list[Term]) -> tuple[Tensor, Tensor]:
         """The surprise of the terms' joint evidence (N, 1), and each feature's part in it (N, F).
 
-        All evidence counts (Fisher's method): the terms' surprises are summed, and the sum is judged as each of them was.
+        All evidence counts, the most of it what is oddest: the terms' surprises are added as the sides of a right angle are, and the
+        length is judged as each of them was.
         """
         values = torch.cat([term.value for term in terms], 1)
         surprises = self.each(values)
-        joint = total(surprises)
-        score = self.together(joint)
-        rates = (surprises / (values + self.each.floors)).split([1] * len(terms), 1)
+        squares = surprises * surprises
+        square = total(squares)
+        score = self.together(torch.sqrt(square))
+        rates = (squares / (values + self.each.floors)).split([1] * len(terms), 1)
         parts = [share_out(rate, term.parts, line.floor) for rate, term, line in zip(rates, terms, self.each.lines, strict=True)]
-        return score, share_out(score / (joint + FLOOR), sum(parts[1:], parts[0]), FLOOR)
+        return score, share_out(score / (square + FLOOR), sum(parts[1:], parts[0]), FLOOR)
 
 
 def weighed(evidence: Elbo, scale: Tensor) -> Term:

@@ -26,10 +26,9 @@ def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
     counts = np.where(seen, scale, FILLED)
     parts = [error, memory_parts(near, counts, ~seen, memory), centre_parts(wide, counts, ~seen, centres)]
     each = list(zip(parts, lines, WEIGHTS, strict=False))
-    told = [weight * surprise(np.log(max(part.sum(), line.floor)), line) for part, line, weight in each]
+    told = [weight * surprise(np.log(max(part.sum(), line.floor)), line) ** 2 for part, line, weight in each]
     shared = [share(s, part, line.floor) for s, (part, line, _) in zip(told, each, strict=True)]
-    joint = sum(told)
-    score = surprise(joint, lines[-1])
+    score = surprise(np.sqrt(sum(told)), lines[-1])
     return score, share(score, sum(shared), FLOOR)
 
 
