@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ OUTSIDE = 2.0  # times the middle, beyond its ends: a training value farther off
 FAR = 10.0
 SPREAD_LEAST = 1e-9  # of a slot's squares: below, it never changes
 ONE_HOT = 2.0  # units of a boolean or one-hot slot in the wide view, as much for rare as for common levels
+NEW_SHARE, NEW_MOST = 0.05, 5.0  # of records whose level is new: rarer, and it counts by the root of that, but so much at most
 
 
 class View(nn.Module):
@@ -50,6 +53,7 @@ class View(nn.Module):
             size = there.nan_to_num(-torch.inf).amax(0) - there.nan_to_num(torch.inf).amin(0)
         rate = torch.full_like(centre, ONE_HOT if wide else 1.0)
         rate[:reals] = 1 / torch.where(size > 0, size, 1.0)  # NaN of a column without a value is not above 0
+        rate[reals:] *= of_the_new(preprocessing, slots)
         # whether a value is missing is the nets' matter: by chance it differs between any two records, and would drown the rest
         rate[reals + preprocessing.booleans : reals + preprocessing.bits] = 0
         self.centre, self.rate = nn.Buffer(centre.float()), nn.Buffer(rate.float())
@@ -73,6 +77,32 @@ class View(nn.Module):
     def _slots(self, slots: Slots) -> Tensor:
         numbers = slots.numbers if self.wide else slots.bent
         return numbers if self.numerics == slots.y.shape[1] else torch.cat([numbers, slots.y[:, self.numerics :]], 1)
+
+
+def of_the_new(preprocessing: Preprocessing, slots: Slots) -> Tensor:
+    """(B + S,) how many times as much boolean and one-hot slots count that none of the training records has: the rarer, the more.
+
+    A new record has a level that n training records lack with a probability of about the share of those whose level no other
+    has (Good 1953). Without this a level never seen is no farther off than any other, of which records have many.
+    """
+    front = preprocessing.reals + preprocessing.bits
+    factor = torch.ones(preprocessing.slots - preprocessing.reals, dtype=torch.float64)
+    for place in range(preprocessing.reals, preprocessing.reals + preprocessing.booleans):
+        known = slots.y[:, place][slots.seen[:, place] > 0]
+        if len(known) and known.min() == known.max():
+            factor[place - preprocessing.reals] = rarity(0, len(known))
+    for group in range(preprocessing.groups):
+        codes = slots.level[:, group][slots.hidden[:, preprocessing.category[group]] == 0].long()
+        levels, last = int(preprocessing.unknown[group]), int(preprocessing.last[group])
+        if levels <= last:  # the last slot is of new levels alone
+            alone = int((torch.bincount(codes, minlength=levels) == 1).sum())
+            factor[front - preprocessing.reals + int(preprocessing.first_slot[group]) + last] = rarity(alone, len(codes))
+    return factor
+
+
+def rarity(alone: int, n: int) -> float:
+    """How many times as much a level counts that none of n records has, so many of which are alone with theirs."""
+    return min(max(1.0, math.sqrt(NEW_SHARE * (n + 1) / (alone + 1))), NEW_MOST)
 
 
 def quantile(values: Tensor, level: float) -> Tensor:
