@@ -169,8 +169,8 @@ class Scorer(nn.Module):
     def join(self, terms: list[Term]) -> tuple[Tensor, Tensor]:
         """The surprise of the terms' joint evidence (N, 1), and each feature's part in it (N, F).
 
-        All evidence counts, the most of it what is oddest: the terms' surprises are added as the sides of a right angle are, and the
-        length is judged as each of them was.
+        All evidence counts, the most of it what is oddest: the terms' surprises are added as the sides of a right angle are, and
+        the length is judged as each of them was.
         """
         values = torch.cat([term.value for term in terms], 1)
         surprises = self.each(values)
