@@ -19,7 +19,9 @@ OUTSIDE = 2.0  # times the middle, beyond its ends: a training value farther off
 # digits, and with them which record is nearest.
 FAR = 10.0
 SPREAD_LEAST = 1e-9  # of a slot's squares: below, it never changes
-ONE_HOT = 2.0  # units of a boolean or one-hot slot in the wide view, as much for rare as for common levels
+# Units of a boolean or one-hot slot in the near and in the wide view, as much for rare as for common levels; and what cosine and
+# sine count, of which a datetime has up to six. With more of them, only records are near in which all of these are alike.
+NEAR_ONE_HOT, WIDE_ONE_HOT, CYCLIC = 0.5, 1.0, 0.5
 NEW_SHARE, NEW_MOST = 0.05, 5.0  # of records whose level is new: rarer, and it counts by the root of that, but so much at most
 
 
@@ -51,8 +53,9 @@ class View(nn.Module):
             size = torch.where(width > WIDTH_LEAST * deviation, width, deviation)
         else:
             size = there.nan_to_num(-torch.inf).amax(0) - there.nan_to_num(torch.inf).amin(0)
-        rate = torch.full_like(centre, ONE_HOT if wide else 1.0)
+        rate = torch.full_like(centre, WIDE_ONE_HOT if wide else NEAR_ONE_HOT)
         rate[:reals] = 1 / torch.where(size > 0, size, 1.0)  # NaN of a column without a value is not above 0
+        rate[self.numerics : reals] *= CYCLIC
         rate[reals:] *= of_the_new(preprocessing, slots)
         # whether a value is missing is the nets' matter: by chance it differs between any two records, and would drown the rest
         rate[reals + preprocessing.booleans : reals + preprocessing.bits] = 0
