@@ -10,7 +10,7 @@ AUDIT := .venv-audit
 STAMP := $(VENV)/.installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types test check demo docker bench-detection bench-serving bench-graph bench-gpu example docs openapi torture audit sbom clean
+.PHONY: help install format lint types test check demo docker bench-detection bench-serving bench-graph bench-gpu example docs figures openapi torture audit sbom clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ demo: install  ## train on example payments, serve, score, and show the answers 
 docs: install  ## the documentation as a site in .site, links checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open .site/index.html"
+
+figures: install  ## whether README's figures are those that its commands give
+	$(BIN)/python -m tests.figures
 
 openapi: install  ## write docs/openapi.json anew, after a change of the interface
 	$(BIN)/python -m tests.openapi > docs/openapi.json

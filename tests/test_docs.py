@@ -73,12 +73,14 @@ def blocks(page: str) -> list[Block]:
 class Workplace:
     """An empty folder in which README's commands run as in a clone, with a `python` that is this one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, small: bool = True) -> None:
+        self.small = small  # tables and fits
         self.folder, self.port = folder / "clone", free_port()
         self.folder.mkdir()
         tools = folder / "bin"
         tools.mkdir()
-        (folder / "sitecustomize.py").write_text(SMALL_FITS)
+        if small:
+            (folder / "sitecustomize.py").write_text(SMALL_FITS)
         self._tool(tools / "python", f'exec {shlex.quote(sys.executable)} "$@"')
         if not shutil.which("curl"):
             (folder / "curl.py").write_text(CURL)
@@ -96,7 +98,9 @@ class Workplace:
 
     def run(self, text: str) -> str:
         """The standard output of a block, which must succeed; its port and version are this place's, and its table is smaller."""
-        text = text.replace("localhost:8000", f"localhost:{self.port}").replace("--rows 6000", "--rows 1200")
+        text = text.replace("localhost:8000", f"localhost:{self.port}")
+        if self.small:
+            text = text.replace("--rows 6000", "--rows 1200")
         if "promote" in text:
             text = VERSION.sub(sorted(path.name for path in self.folder.glob("models/payments/2*"))[0], text)
         command = ["sh", "-eu", "-c", text]

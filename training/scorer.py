@@ -27,6 +27,7 @@ TAIL, TAIL_RECORDS, TAIL_MOST = 0.1, 10, 0.5  # share of the reference in the fi
 # The steepest slopes that a float32 bears: the last bit of a value must stay a last bit of the score.
 MEAN_EXCESS_LEAST, KNOT_LEAST = 0.05, 0.02
 FLOOR, FLOOR_OF_MEAN, FLOOR_LEAST = 1e-3, 1e-6, 1e-12
+PRESENT_LEAST = 0.5  # share of the columns: of records with fewer, the nets have learned nothing (config.mask)
 NETS_LEAST = 0.02  # nats a real slot: a fiftieth of a sigma off, where the nets' error is made of last digits
 
 
@@ -144,10 +145,10 @@ class Scorer(nn.Module):
         return [weighed(evidence, scale), *(distance(slots, out, counts) for distance in self.distances)]
 
     def scale(self, slots: Slots) -> Tensor:
-        """(N, 1) columns of x over those that have a value."""
+        """(N, 1) columns of x over those that have a value, 2 at most."""
         share = 1 / self.preprocessing.columns  # of one column
         present = torch.addmm(torch.ones(1), slots.hidden, torch.full((self.preprocessing.columns, 1), -share))
-        return 1 / present.clamp(min=share)
+        return 1 / present.clamp(min=max(share, PRESENT_LEAST))
 
     def ambiguous(self, x: Tensor, tolerance: float) -> Tensor:
         """(N,) records x (N, C) of which two last bits decide which remembered records are nearest."""

@@ -7,13 +7,13 @@ import numpy as np
 
 from tests.reference import elbo_numpy
 
-FLOOR, LIMIT, WEIGHTS, FILLED = 1e-3, 1e9, (0.75, 1.0, 0.75), 0.5
+FLOOR, LIMIT, WEIGHTS, FILLED, PRESENT_LEAST = 1e-3, 1e9, (0.75, 1.0, 0.75), 0.5, 0.5
 
 
 def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
     """(score, contributions (F,)) of one record x (C,). memory, centres: dicts; lines: of each term and of their sum."""
     y, seen = elbo_numpy.encode(features, x, fitted)
-    scale = len(x) / max(len(x) - np.isnan(x).sum(), 1)
+    scale = 1 / max(1 - np.isnan(x).mean(), PRESENT_LEAST)
     error = np.mean([elbo_numpy.record_elbo(features, x, fitted, net, sigma)[0] for net in nets], axis=0) * scale
     out = np.mean([elbo_numpy.record_out(features, x, fitted, net) for net in nets], axis=0)
     columns = elbo_numpy.columns_of(features)

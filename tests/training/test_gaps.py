@@ -77,3 +77,15 @@ def test_the_nearest_other_record_is_never_the_record_itself(remembered):
     if remembered > 1:
         distance[torch.arange(remembered), torch.arange(remembered)] = torch.inf
     assert torch.equal(other, distance.argmin(1))
+
+
+def test_of_a_record_with_few_values_these_count_twice_at_most(fitted, exported):
+    scorer, _ = exported("surprise")
+    preprocessing = fitted[0]
+    x = torch.from_numpy(rows(8)).nan_to_num(0)
+    for hidden, meant in ((0, 1.0), (1, None), (preprocessing.columns - 1, 2.0), (preprocessing.columns, 2.0)):
+        gaps = x.clone()
+        gaps[:, :hidden] = torch.nan
+        share = 1 - torch.isnan(gaps).float().mean(1, keepdim=True)
+        told = scorer.scale(preprocessing(gaps))
+        torch.testing.assert_close(told, 1 / share if meant is None else torch.full_like(told, meant))
