@@ -140,7 +140,7 @@ class Metrics(Collector):
     def forget(self, model: str, version: str) -> None:
         """Leaves a version that is no longer loaded out of the text, which must not grow for ever."""
         counts = self.models.pop((model, version), None)
-        if counts is not None and self.retained:
+        if counts is not None:
             self.retired[model, version] = counts
             while len(self.retired) > self.retained:
                 self.retired.popitem(last=False)

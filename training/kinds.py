@@ -74,6 +74,7 @@ class Column:
         self.parts: NDArray[np.float32] | None = None  # mode datetimes: (3,) of the first value
         self.varies = False  # whether another one has others
         self.unread = False  # a batch came by before anything said how to read it
+        self.dated = False  # mode texts: whether a file begins with datetimes
         self.strays: strays.Strays | None = None
 
     def see(self, array: Array, source: Source, rows: NDArray[np.int64]) -> None:
@@ -91,6 +92,7 @@ class Column:
             self.mode = _choose(array, family)
             self.unread = self.unread or self.mode is None
         if self.mode == "texts":
+            self.dated = self.dated or (not self.present[source] and _choose(array, family) == "datetimes")
             self._see_texts(array, family, source)
         elif self.mode:
             values, wrong = _read_numbers(array, family) if self.mode == "numbers" else _read_datetimes(array, family)
@@ -258,6 +260,8 @@ class Column:
             self._check_files()
             if fitting >= (1 - STRAY) * (present - self.lacking.total()) and self.tried != "numbers":
                 raise RereadError("numbers")
+        if not self.asked and self.dated and self.tried not in ("numbers", "datetimes"):
+            raise RereadError("datetimes")
         if len(self.texts) == 1 and not missing_rate:
             raise UnusableError("constant")
         boolean = all(text.strip().lower() in arrow.BOOLEANS for text in self.texts)

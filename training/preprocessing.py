@@ -102,7 +102,6 @@ class Preprocessing(nn.Module):
         self.columns, self.numerics, self.booleans = int(start[-1]), len(numeric), len(boolean)
         self.reals, self.bits, self.onehots = len(numeric) + 2 * len(cyclic), len(boolean) + len(lacking), sum(levels)
         self.slots, self.groups = self.reals + self.bits + self.onehots, len(category)
-        self.owners = len(features)
 
         self._fit_numbers(with_a_value(x[:, numeric].astype(np.float64)))
         cyclic_columns = [column for column, _ in cyclic]

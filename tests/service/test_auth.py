@@ -11,8 +11,9 @@ import pytest
 from service.auth import Keys
 from service.errors import Problem
 from service.settings import Settings, SettingsError
-from tests.service.client import check_problem
+from tests.service.client import check_problem, until
 from tests.service.conftest import Serve
+from tests.service.test_heads import head_of
 from tests.service.tiny_bundle import GOOD
 
 BODY = {"records": [GOOD]}
@@ -47,6 +48,11 @@ def test_scoring_and_reading_need_a_key_where_there_are_keys(serve: Serve, metho
         assert "key-one" not in answer.text
     for headers in RIGHT:
         assert client.request(method, path, json=BODY, headers=headers).status_code == 200
+
+
+def test_a_scheme_that_is_none_of_ours_hides_no_other_key(serve: Serve) -> None:
+    headers = {"authorization": "Basic a2V5", "x-api-key": "key"}
+    check_problem(serve(api_keys=("key",)).get("/models", headers=headers), 401, "unauthorized")
 
 
 def test_no_key_is_needed_where_none_is_set(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
@@ -86,8 +92,9 @@ def test_keys_may_come_from_files(tmp_path: Path) -> None:
         keys.check_api({b"x-api-key": key})
         keys.check_admin({b"x-api-key": key})
     (tmp_path / "empty").write_text("\n")
-    for name in ("empty", "missing"):
-        with pytest.raises(SettingsError, match=name):
+    (tmp_path / "no text").write_bytes(b"\xff\xfe")
+    for name, told in (("empty", ""), ("missing", ""), ("no text", ": the file of keys cannot be read")):
+        with pytest.raises(SettingsError, match=f"{name}{told}"):
             Keys(Settings(api_keys_file=tmp_path / name))
 
 
@@ -146,3 +153,41 @@ def test_without_polling_a_file_of_keys_is_read_once(serve: Serve, tmp_path: Pat
     (tmp_path / "keys").write_text("new")
     client.run(asyncio.sleep(0.05))
     assert client.get("/models", headers={"x-api-key": "old"}).status_code == 200
+
+
+def test_an_admin_key_is_replaced_too_where_there_is_no_other_file(serve: Serve, tmp_path: Path) -> None:
+    admin, path = tmp_path / "admin", "/models/tiny/reload"
+    admin.write_text("old")
+    client = serve(api_keys=("key",), admin_keys_file=admin, reload_seconds=0.01)
+    assert client.post(path, headers={"x-api-key": "old"}).status_code == 200
+    admin.write_text("new")
+    end = time.monotonic() + 20
+    while client.post(path, headers={"x-api-key": "new"}).status_code != 200:
+        assert time.monotonic() < end
+        client.run(asyncio.sleep(0.01))
+    check_problem(client.post(path, headers={"x-api-key": "old"}), 401, "unauthorized")
+    check_problem(client.get("/models", headers={"x-api-key": "old"}), 401, "unauthorized")
+
+
+def test_a_file_that_is_gone_is_told_once_each_time_and_new_keys_are_taken_up(
+    serve: Serve, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, sent = tmp_path / "keys", b"POST /score HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+    path.write_text("one")
+    client, log = serve(api_keys_file=path, reload_seconds=0.002), list[str]()
+
+    def told() -> int:
+        log.append(capfd.readouterr().err)
+        return "".join(log).count("keys not read again")
+
+    for times in (1, 2):
+        client.app.heads.keep(sent, head_of(b"{}"))
+        path.unlink()
+        client.run(until(lambda times=times: told() >= times))
+        client.run(asyncio.sleep(0.05))  # in which it is looked for again
+        before = client.app.keys._api
+        (tmp_path / "next").write_text(f"key-{times}")
+        (tmp_path / "next").rename(path)
+        client.run(until(lambda before=before: client.app.keys._api != before))
+        assert client.app.heads.find(sent) is None  # of other keys
+    assert told() == 2

@@ -2,10 +2,13 @@
 
 import gzip
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from service.errors import MAX_ERRORS
+from service.validation import MAX_DEPTH
 from tests.service.client import Client, check_problem
 from tests.service.conftest import Serve
 from tests.service.tiny_bundle import GOOD
@@ -170,10 +173,10 @@ def test_a_query_beside_a_body_that_has_room_for_parameters_is_a_422(
 
 
 def test_up_to_100_errors_are_named(service: Client) -> None:
-    body = json.dumps({"records": [{"amount": "x"}] * 250}).encode()
-    assert len(check_problem(service.post("/score", content=body), 422, "invalid_records")["errors"]) == 100
-    body = json.dumps({"records": [{"zz": 1}] * 250}).encode()
-    assert len(check_problem(service.post("/score", content=body), 422, "invalid_records")["errors"]) == 100
+    for wrong, times in (({"amount": "x"}, 250), ({"zz": 1}, 250), ({"amount": "x", "count": "x", "level": "x"}, MAX_ERRORS)):
+        document = check_problem(service.post("/score", json={"records": [wrong] * times}), 422, "invalid_records")
+        assert len(document["errors"]) == MAX_ERRORS == 100
+        assert document["detail"].startswith("100 or more")
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,22 @@ def test_up_to_100_errors_are_named(service: Client) -> None:
 )
 def test_odd_but_valid_requests_are_answered(service: Client, body: bytes) -> None:
     json.loads(service.post("/score", content=body).raise_for_status().content)
+
+
+@pytest.mark.parametrize(("more", "status", "code"), [(0, 422, "invalid_records"), (1, 400, "too_deep")])
+def test_the_depth_that_a_body_may_have(service: Client, more: int, status: int, code: str) -> None:
+    levels = MAX_DEPTH - 3 + more
+    body = b'{"records": [{"amount": ' + b"[" * levels + b"]" * levels + b"}]}"
+    check_problem(service.post("/score", content=body), status, code)
+
+
+def test_columns_that_the_fast_way_leaves_are_explained_as_records_are(service: Client) -> None:
+    """Half a character keeps a request from the fast way, and is an unknown category."""
+    columns = b'{"columns": {"country": ["\\ud800", "de"], "amount": [1, 100000]}, "explain": "all"}'
+    records = b'{"records": [{"country": "\\ud800", "amount": 1}, {"country": "de", "amount": 100000}], "explain": "all"}'
+    told, each = service.score(columns)["results"], service.score(records)["results"]
+    for name in ("score", "contributions"):
+        assert told[name] == [one[name] for one in each]
 
 
 def test_an_unsupported_alpha_tells_the_smallest(service: Client) -> None:
@@ -256,6 +275,27 @@ def test_more_records_than_the_limit_are_a_413(serve: Serve) -> None:
     check_problem(client.post("/score", json={"records": [{}] * 3}), 413, "too_many_records")
     check_problem(client.post("/score", json={"columns": {"amount": [1] * 3}}), 413, "too_many_records")
     check_problem(client.post("/score", json={"records": [{"amount": "x"}] * 3}), 413, "too_many_records")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(("more", "status"), [(b"", 200), (b" ", 413)])
+def test_a_body_may_be_as_long_as_the_limit_and_no_longer(serve: Serve, zipped: bool, more: bytes, status: int) -> None:
+    body = json.dumps({"records": [GOOD]}).encode()
+    sent = gzip.compress(body + more) if zipped else body + more
+    headers = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if zipped else {})
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield sent[:5]
+        yield sent[5:]
+
+    answer = serve(max_body_bytes=len(body)).post("/score", content=parts(), headers=headers)
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("body", [{"records": [GOOD, {"amount": "x"}]}, {"columns": {"amount": [1, "x"]}}])
+def test_as_many_records_as_may_be_are_not_too_many_because_one_is_wrong(serve: Serve, body: Any) -> None:
+    check_problem(serve(max_records=2).post("/score", json=body), 422, "invalid_records")
+    check_problem(serve(max_records=1).post("/score", json=body), 413, "too_many_records")
 
 
 @pytest.mark.parametrize(

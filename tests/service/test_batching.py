@@ -9,7 +9,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from service.batching import MAX_ROWS
+from service.batching import LEAST, MAX_ROWS, Batcher, answer_together
 from service.limits import NEVER
 from tests.service.client import Client, check_problem, until
 from tests.service.conftest import Serve
@@ -67,11 +67,51 @@ def test_only_what_is_answered_is_noted_and_that_once(serve: Serve, models_dir: 
     assert sum(comparison.results.values()) == 3
 
 
+def rows_of_runs(client: Client, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    detector, sizes = client.app.registry.default().detector, list[int]()
+    real = detector.score
+    monkeypatch.setattr(detector, "score", lambda x, *more: sizes.append(len(x)) or real(x, *more))
+    return sizes
+
+
+def test_a_run_has_so_many_rows_at_most(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/health waits for a run: what more came in the same turn is scored in the next."""
+    client = serve()
+    sizes = rows_of_runs(client, monkeypatch)
+    at_once(client, [{"records": [GOOD]}] * (MAX_ROWS + 100))
+    assert sum(sizes) == MAX_ROWS + 100
+    assert max(sizes) <= MAX_ROWS
+
+
+def test_what_is_left_for_the_next_turn_counts_there(service: Client) -> None:
+    live = service.app.registry.default()
+    batch = live.reader.read(json.dumps({"records": [GOOD]}).encode())
+
+    async def two_turns() -> list[int]:
+        batcher, waiting = Batcher(), list[int]()
+        futures = [asyncio.get_running_loop().create_future() for _ in range(MAX_ROWS + 100)]
+        for future in futures:
+            batcher.submit(live, batch, future, NEVER, batcher.admit(100))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            waiting.append(batcher._bytes)
+        await asyncio.gather(*futures)
+        return waiting
+
+    assert service.run(two_turns()) == [100 * LEAST, 0]
+
+
+def test_of_requests_in_one_run_each_is_told_its_own_counts(service: Client) -> None:
+    live = service.app.registry.default()
+    batches = [live.reader.read(json.dumps({"records": records}).encode()) for records in ([ODD], [GOOD], [ODD, GOOD, ODD])]
+    answers, observed = answer_together(live, batches)
+    assert [(answer.records, answer.anomalies) for answer in answers] == [(1, 1), (1, 0), (3, 2)]
+    assert observed.anomalies == 3
+
+
 def test_requests_at_once_are_scored_in_one_run(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve()
-    detector = client.app.registry.default().detector
-    sizes, real = [], detector.score
-    monkeypatch.setattr(detector, "score", lambda x, *more: sizes.append(len(x)) or real(x, *more))
+    sizes = rows_of_runs(client, monkeypatch)
     at_once(client, [{"records": [GOOD]}] * 20)
     assert sum(sizes) == 20
     assert len(sizes) < 5

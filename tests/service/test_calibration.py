@@ -75,6 +75,13 @@ def test_severity_rises_with_the_score():
     assert level.tolist() == [0, 0, 1, 2, 2, 3, 3]
 
 
+def test_severity_at_its_very_bounds():
+    calibration = np.arange(100, dtype=np.float32)  # of which the median is 50, and the largest 49 above it
+    beyond = np.nextafter(np.float32([99, 148]), np.float32(np.inf))
+    new = np.array([99, beyond[0], 148, beyond[1]], np.float32)
+    assert severity(calibration, new, p_values(calibration, new), alpha=0.05).tolist() == [1, 2, 2, 3]
+
+
 @given(st.integers(1, 10**6))
 def test_the_smallest_alpha_that_is_told_is_taken(n):
     shown = float(told(smallest_alpha(n)))

@@ -9,13 +9,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from service import direct
 from service.batching import BURST, too_many
 from tests.service.client import Client
+from tests.service.test_heads import head_of
 from tests.service.test_http_protocol import BODY, DEADLINE, POST, WHOLE, Server, read_answer, serving
+from tests.service.test_workers import wait_for
 from tests.service.tiny_bundle import GOOD, ODD
 
 KEEP_ALIVE = 5.0  # seconds, uvicorn's own
@@ -166,11 +170,30 @@ def test_pipelined_requests_of_both_ways_are_answered_in_order(server: Server) -
 
 
 def test_a_client_that_asks_to_close_is_left_with_its_answer(server: Server) -> None:
+    """At once, and not when it has been idle for too long."""
     with server.connect() as connection:
+        began = time.monotonic()
         connection.sendall(request(BODY, KEY + b"Connection: close\r\n"))
         status, headers, _ = read_answer(connection)
         assert (status, headers["connection"]) == (200, "close")
         assert connection.recv(1) == b""
+        assert time.monotonic() - began < KEEP_ALIVE
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_who_does_not_take_answers_gets_no_more_of_them_by_the_short_way(service: Client, paused: bool) -> None:
+    protocol = SimpleNamespace(cycle=None, flow=SimpleNamespace(write_paused=paused))
+    assert (direct.begin(protocol, service.app, head_of(b"{}")) is None) == paused
+
+
+@pytest.mark.parametrize(("closing", "gone"), [(False, False), (True, False), (False, True)])
+def test_nobody_waits_where_the_connection_ends(service: Client, closing: bool, gone: bool) -> None:
+    transport = SimpleNamespace(is_closing=lambda: closing)
+    protocol = SimpleNamespace(cycle=None, flow=SimpleNamespace(write_paused=False), transport=transport)
+    exchange = direct.begin(protocol, service.app, head_of(b"{}"))
+    assert exchange is not None
+    exchange.disconnected = gone
+    assert exchange.done() == (closing or gone)
 
 
 def test_both_ways_are_counted_alike(bundle_dir: Path) -> None:
@@ -179,8 +202,8 @@ def test_both_ways_are_counted_alike(bundle_dir: Path) -> None:
             server.ask(sent)
         with server.connect() as connection:  # leaves in the middle of its body
             connection.sendall(WHOLE[:-5])
-        while 'status="499"' not in (text := metrics(server)):
-            pass
+        wait_for(lambda: 'status="499"' in metrics(server))
+        text = metrics(server)
     for line in (
         'anomaly_requests_total{method="POST",route="/score",status="200"} 2.0',
         'anomaly_requests_total{method="POST",route="/score",status="400"} 1.0',

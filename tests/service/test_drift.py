@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.drift import KINDS, LEVELS, MARGIN, Cells
+from service.drift import FALSE_WARNINGS, KINDS, LEVELS, LOOKS, MARGIN, Cells
 from service.manifest import Feature
 from tests.training.mixed import FEATURES, rows
 from training.reference import with_reference
@@ -40,6 +40,17 @@ def test_the_index_is_the_textbook_one() -> None:
     assert np.isnan(measures["unknown_categories"].psi[0])
 
 
+@pytest.mark.parametrize("features", [1, 3])
+def test_the_limit_is_what_a_chi_square_variable_stays_below(features: int) -> None:
+    def repeated(zeros: int, ones: int) -> np.ndarray:
+        return np.repeat(np.repeat(np.float32([0, 1]), [zeros, ones])[:, None], features, 1)
+
+    cells = Cells(with_reference([Feature(name=f"a{i}", kind="boolean") for i in range(features)], repeated(500, 500)))
+    doubt = np.log(2 * features * LOOKS / FALSE_WARNINGS)  # of each feature two questions: values, and missing ones
+    limit = MARGIN + (1 / 200 + 1 / 1000) * (1 + 2 * np.sqrt(doubt) + 2 * doubt)
+    assert cells.measures(cells.count(repeated(300, 100)), 0.5)["values"].limit == pytest.approx(np.full(features, limit))
+
+
 def test_what_is_asked_of_which_feature(cells: Cells) -> None:
     assert cells.asked["missing"].all()
     assert np.flatnonzero(cells.asked["unknown_categories"]).tolist() == [SHOP, CITY, CODE]
@@ -54,6 +65,14 @@ def test_rare_categories_share_a_cell_and_unknown_ones_have_their_own(cells: Cel
     x[:400, 3] = len(FEATURES[CITY].categories)
     counts = cells.count(x)[CITY]
     assert (counts[LEVELS], counts[LEVELS + 1]) == (600, 400)
+
+
+def test_categories_that_were_unknown_in_training_are_no_drift() -> None:
+    """As those beyond the most frequent ones are."""
+    x = np.float32([0, 1, 2, 2])[np.arange(4000) % 4][:, None]  # a half is unknown
+    cells = Cells(with_reference((Feature(name="a", kind="categorical", categories=("x", "y")),), x))
+    assert (cells.count(x) == cells.reference).all()
+    assert not cells.measures(cells.count(x), 1.0)["unknown_categories"].warned.any()
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,23 @@ class TestDatetimes:
     def test_forms(self, text, rows):
         assert (datetimes.parse([text] * rows) == np.datetime64("2026-11-23T14:05:00")).all()
 
+    @pytest.mark.parametrize(
+        ("text", "meant"),
+        [
+            ("2026-11-23 12:05 AM", "2026-11-23T00:05"),
+            ("2026-11-23 12:05 PM", "2026-11-23T12:05"),
+            ("2026-11-23 1:05 am", "2026-11-23T01:05"),
+            ("2026-11-23 11:05 pm", "2026-11-23T23:05"),
+            ("2026-11-23 0:05 AM", "NaT"),
+            ("2026-11-23T14:05:01.5Z", "2026-11-23T14:05:01.500000"),
+            ("2026-11-23T14:05:01,1234567", "2026-11-23T14:05:01.123456"),
+            ("2026-02-29", "NaT"),
+        ],
+    )
+    @pytest.mark.parametrize("rows", [1, 100])
+    def test_halves_of_a_day_and_fractions_of_a_second(self, text, meant, rows):
+        assert set(datetimes.parse([text] * rows).astype(str).tolist()) == {str(np.datetime64(meant, "us"))}
+
     @given(st.lists(st.dates(date(1000, 1, 1), date(9999, 12, 31)), min_size=1, max_size=40), st.booleans())
     def test_dates_with_slashes_in_the_order_of_a_column(self, dates, day_first):
         texts = [f"{day:%d/%m/%Y}" if day_first else f"{day:%m/%d/%Y}" for day in dates]

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -113,24 +113,45 @@ def server(bundle_dir: Path) -> Iterator[uvicorn.Server]:
 
 
 @pytest.mark.parametrize("sent", [WHOLE, HEALTH])
-def test_an_idle_connection_is_closed_only_at_a_second_look(server: uvicorn.Server, sent: bytes) -> None:
+def test_an_idle_connection_is_closed_only_at_a_second_look(
+    server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
     """For either way to an answer: what came before the first look has been read by then."""
+    monkeypatch.setattr("service.http_protocol.SWEEP_SECONDS", 3600.0)  # nobody looks but this test
     with socket.create_connection(server.servers[0].sockets[0].getsockname(), timeout=DEADLINE) as connection:
+
+        def done(work: Callable[[LimitedProtocol], None]) -> None:
+            """Returns when it has been: else what is sent next might be read before."""
+            (protocol,) = connections(server)
+            ended = threading.Event()
+            protocol.loop.call_soon_threadsafe(lambda: (work(protocol), ended.set()))
+            assert ended.wait(DEADLINE)
 
         def ask() -> None:
             connection.sendall(sent)
             assert read_answer(connection)[0] == 200
+            if sent is HEALTH:
+                done(LimitedProtocol.timeout_keep_alive_handler)  # as uvicorn's timer does, after the long way alone
 
         def look(later: float) -> None:
-            for protocol in connections(server):
-                protocol.timeout_keep_alive_handler() if sent is HEALTH and later else None
-                protocol.loop.call_soon_threadsafe(protocol.check_time, protocol.loop.time() + later)
+            done(lambda protocol: protocol.check_time(protocol.loop.time() + later))
 
         ask()
         look(6.0)
         ask()
         look(6.0)
         look(6.5)
+        assert connection.recv(1) == b""
+
+
+def test_a_service_that_ends_says_that_the_connection_does(server: uvicorn.Server) -> None:
+    with socket.create_connection(server.servers[0].sockets[0].getsockname(), timeout=DEADLINE) as connection:
+        connection.sendall(HEALTH)
+        assert "connection" not in read_answer(connection)[1]
+        (protocol,) = connections(server)
+        protocol.app.draining = True
+        connection.sendall(HEALTH)
+        assert read_answer(connection)[1]["connection"] == "close"
         assert connection.recv(1) == b""
 
 

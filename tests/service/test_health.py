@@ -63,6 +63,20 @@ def test_a_model_that_fails_is_known_at_once_and_until_it_scores_again(serve: Se
     assert client.post("/score", json={"records": [GOOD]}).status_code == 200
 
 
+def test_a_score_that_succeeds_makes_a_model_ready_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = serve(health_seconds=3600.0)
+
+    def ready() -> Any:
+        return client.get("/models").json()["models"][0]["ready"]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(client.app.registry.default().detector, "score", fail)
+        client.post("/score", json={"records": [GOOD]})
+        assert ready() is False
+    client.score({"records": [GOOD]})
+    assert ready() is True
+
+
 def test_a_model_that_scores_wrong_is_not_healthy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(health_seconds=0.0)
     live = client.app.registry.default()

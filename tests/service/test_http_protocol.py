@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from service.http_protocol import LimitedProtocol
 from tests.service import gpu
 from tests.service.tiny_bundle import GOOD
 from tests.torture.probed import serving as probed
@@ -310,6 +312,22 @@ def test_a_client_that_does_not_take_its_answer_is_left(bundle_dir: Path, tmp_pa
             assert until(lambda: served.descriptors() > before)
             assert until(lambda: served.descriptors() <= before)
         assert Server(served.process, served.port).ask(WHOLE)[0] == 200
+
+
+def test_a_client_that_takes_enough_in_time_is_not_too_slow() -> None:
+    left = [1_000_000]
+    protocol: Any = LimitedProtocol.__new__(LimitedProtocol)
+    protocol._untaken, protocol._request_seconds = None, 10.0
+    protocol.transport = SimpleNamespace(get_write_buffer_size=lambda: left[0])
+    protocol.flow = SimpleNamespace(resume_writing=lambda: None)
+    for now in range(0, 100, 9):  # on average 1,138 bytes a second
+        assert not protocol._too_slow(float(now))
+        left[0] -= 10_240
+    assert not protocol._too_slow(108.0)
+    left[0] -= 10_239
+    assert protocol._too_slow(119.0)
+    protocol.resume_writing()  # it has taken nearly all: what comes next has its own time
+    assert not protocol._too_slow(120.0)
 
 
 def test_pipelining_clients_that_vanish_are_no_fault_of_ours(bundle_dir: Path, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 from service.log import RequestLog
 from tests.service.client import until
 from tests.service.conftest import Serve
-from tests.service.test_direct import metrics
+from tests.service.test_direct import metrics, request
 from tests.service.test_http_protocol import POST, serving
 from tests.service.test_tracing import WAYS
-from tests.service.tiny_bundle import GOOD, publish
+from tests.service.tiny_bundle import GOOD, ODD, publish
 
 CapFd = pytest.CaptureFixture[str]
 EVIL = '/x%0A{"event":"forged"}%1b[31m%22'
@@ -154,6 +154,16 @@ def test_what_a_connection_refuses_by_itself_has_its_line_and_count(bundle_dir: 
         'anomaly_requests_total{method="POST",route="/score",status="408"} 2.0',
     ):
         assert line in text.splitlines()
+
+
+def test_a_request_of_the_short_way_has_its_own_counts_in_its_line(bundle_dir: Path) -> None:
+    with serving(bundle_dir) as server:
+        assert server.ask(request(json.dumps({"records": [ODD, GOOD, GOOD]}).encode(), b""))[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.stderr is not None
+        lines = [json.loads(line) for line in server.process.stderr.read().splitlines()]
+    told = [(line["model"], line["records"], line["anomalies"]) for line in lines if line["event"] == "request"]
+    assert told == [("tiny", 3, 1)]
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])

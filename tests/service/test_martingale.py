@@ -94,6 +94,12 @@ def test_nothing_seen_changes_nothing() -> None:
     assert (martingale.evidence, martingale.records) == (1.0, 0)
 
 
+def test_a_change_of_everything_at_once_is_evidence_that_float64_holds() -> None:
+    martingale = Martingale(np.full(10, 100.0))
+    martingale.see(np.eye(10)[0] * 1024)
+    assert 1e100 < martingale.evidence < np.inf
+
+
 @pytest.mark.parametrize(
     ("n", "before", "shift", "within"),
     [

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import CODES
 from service.manifest import CURRENT
-from service.metrics import Histogram
+from service.metrics import COMPARISONS, Histogram, Metrics, outcome
 from tests.service.client import Client
 from tests.service.conftest import Serve
 from tests.service.tiny_bundle import GOOD, ODD
@@ -116,3 +116,32 @@ def test_a_histogram_counts_as_prometheus_does() -> None:
     many.observe_all(values)
     assert one.buckets() == many.buckets() == [("1", 3), ("2", 5), ("+Inf", 6)]
     assert one.sum == many.sum == values.sum()
+
+
+def test_without_workers_a_version_that_is_no_longer_loaded_leaves_the_text() -> None:
+    metrics = Metrics()
+    metrics.counts("tiny", "v1")
+    assert b"v1" in metrics.text()
+    metrics.forget("tiny", "v1")
+    assert not metrics.retired
+    assert b"v1" not in metrics.text()
+
+
+def test_the_last_versions_and_comparisons_stay() -> None:
+    metrics = Metrics()
+    metrics.retained = 2
+    for i in range(COMPARISONS + 3):
+        metrics.counts("tiny", f"v{i}")
+        metrics.forget("tiny", f"v{i}")
+        metrics.comparison("tiny", f"v{i}", "s")
+    versions = [f"v{i}" for i in range(COMPARISONS + 3)]
+    assert [version for _, version in metrics.retired] == versions[-2:]
+    assert [version for _, version, _ in metrics.comparisons] == versions[3:]
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(200, "answered"), (422, "refused"), (429, "refused"), (499, "gone"), (503, "failed"), (101, "failed")],
+)
+def test_the_outcome_of_a_request(status: int, told: str) -> None:
+    assert outcome(status) == told

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service import batching, limits
-from service.batching import BURST, LEAST, MOST_REFUSED, SCARCE, STEADY, Batcher
+from service.batching import BURST, LEAST, MOST_REFUSED, OVERLOADED, SCARCE, STEADY, Batcher
 from service.errors import Problem
 from service.limits import CALM, LASTING, MANY, ClientGoneError, Holding, Permits, Room, read_body
 from service.records import Batch
@@ -132,6 +132,17 @@ def test_an_overload_ends_when_nothing_comes(monkeypatch: pytest.MonkeyPatch) ->
         assert await turns.turn(300) == 300
 
     asyncio.run(overload())
+
+
+def test_an_overload_ends_when_it_has_been_calm_for_more_than_twice_as_long() -> None:
+    batcher = Batcher()
+    batcher._look(True, OVERLOADED)
+    assert batcher._overloaded
+    for seconds, lasts in ((0.015, True), (0.03, False)):
+        for _ in range(100):
+            batcher._look(False, seconds)
+            batcher._look(True, 0.01)
+        assert batcher._overloaded == lasts
 
 
 def test_one_request_alone_gets_in_whatever_its_size(serve: Serve) -> None:

@@ -1,8 +1,10 @@
 """Old versions go, and nothing that is served, or that rollback would take, goes with them."""
 
+import errno
 import os
 import random
 import shutil
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +180,38 @@ def test_on_a_file_system_without_locks_promotion_works_and_pruning_does_not(man
     with pytest.raises(OSError, match="no locks"):
         prune(many, "tiny", 1)
     assert len(left(many)) == 7
+
+
+def test_current_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_is_told(
+    many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        sync(descriptor)
+
+    def replaced(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(promotion.os, "fsync", synced)
+    monkeypatch.setattr(promotion.Path, "replace", replaced)
+    promotion.promote(many, "tiny", VERSIONS[0])
+    assert done == ["file", "rename", "folder"]
+
+
+def test_a_lock_that_fails_otherwise_is_told(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as where there are no locks: CURRENT stays what it was."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(promotion.fcntl, "flock", fail)
+    with pytest.raises(BundleError, match="CURRENT cannot be written: Input/output error"):
+        promotion.promote(many, "tiny", VERSIONS[0])
+    assert current_version(many, "tiny") == VERSIONS[4]
 
 
 def test_the_command_says_what_it_does(many: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Models come, change and go wrong, and the service goes on."""
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,12 @@ import pytest
 from service import promotion
 from service.__main__ import main
 from service.bundle import current_version
+from service.errors import Problem
 from service.manifest import BundleError
+from service.metrics import Metrics
+from service.registry import Registry
+from service.settings import Settings
+from tests.service import gpu
 from tests.service.client import check_problem, until
 from tests.service.conftest import Serve
 from tests.service.tiny_bundle import GOOD, NUMBERS, point, publish
@@ -176,6 +182,35 @@ def test_few_versions_stay_loaded(serve: Serve, models_dir: Path) -> None:
     for version in [*versions, versions[0]]:
         assert client.score(BODY, f"/models/tiny/versions/{version}/score")["version"] == version
     assert len(client.app.metrics.models) == 3
+
+
+def test_the_versions_that_stay_loaded_are_those_asked_for_last(serve: Serve, models_dir: Path) -> None:
+    first, second, third = versions = [f"2026010{day}T000000Z-made01" for day in range(2, 5)]
+    for version in versions:
+        publish(models_dir, version=version, current=False)
+    client = serve(models_dir=models_dir, cached_versions=2)
+    for version in (first, second, first, third):
+        client.score(BODY, f"/models/tiny/versions/{version}/score")
+    assert [live.version for live in client.app.registry.loaded()] == [OLD, first, third]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "code"),
+    [("..", "elsewhere", "model_not_found"), (".", "tiny", "model_not_found"), ("tiny", "..", "version_not_found")],
+)
+def test_a_name_leads_nowhere_else(serve: Serve, models_dir: Path, name: str, version: str, code: str) -> None:
+    shutil.copytree(models_dir / "tiny" / OLD, models_dir.parent / "elsewhere")
+    client = serve(models_dir=models_dir)
+    with pytest.raises(Problem) as told:
+        client.run(client.app.registry.get_version(name, version))
+    assert told.value.code == code
+    assert not client.app.metrics.refusals
+
+
+@gpu.absent
+def test_a_service_that_asks_for_a_gpu_in_vain_does_not_start(bundle_dir: Path) -> None:
+    with pytest.raises(BundleError, match="provider cuda"):
+        asyncio.run(Registry(Settings(models_dir=bundle_dir, provider="cuda"), Metrics()).start())
 
 
 def test_a_request_under_way_keeps_its_version(admin: Any, models_dir: Path) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import calibration
+from service.explain import BLOCK, Explainer
 from tests.service.client import Client
-from tests.service.tiny_bundle import GOOD, ODD
+from tests.service.tiny_bundle import FEATURES, GOOD, ODD
 
 HEAD = {"model", "version", "score_kind", "alpha", "threshold", "results"}
 RESULT = {"score", "p_value", "is_anomaly", "severity", "elbo", "reconstruction_error", "contributions", "warnings"}
@@ -53,6 +54,34 @@ def test_contributions_are_told_with_what_was_sent_and_what_was_expected(service
     assert contributions[0] == {"feature": "amount", "value": 100000.0, "expected": 0.1, "contribution": 100000.0}
     assert {c["feature"]: c["expected"] for c in contributions[2:]} == {"count": 0, "country": "at", "level": 10, "online": True}
     assert sum(c["contribution"] for c in contributions) == pytest.approx(odd["score"], rel=1e-5)
+
+
+def test_reasons_come_by_their_contribution_with_null_for_a_category_without_a_name(service: Client) -> None:
+    """A term may be below 0, as of an elbo; and what is expected may be one of the rare categories, none by name."""
+    live = service.app.registry.default()
+    batch = live.reader.read(json.dumps({"records": [GOOD], "explain": "all"}).encode())
+    scores = live.detector.score(batch.x, explain="all")
+    expected = scores.expected.copy()
+    expected[0, 2] = len(FEATURES[2].categories)  # its country
+    scores = scores._replace(contributions=np.float32([[-5, 1, 3, -0.5, 0, 2]]), expected=expected)
+    told = json.loads(Explainer(live.detector.manifest).write(batch, scores)[0])
+    assert [one["contribution"] for one in told] == [3, 2, 1, 0, -0.5, -5]
+    assert [one["feature"] for one in told] == ["country", "at", "count", "online", "level", "amount"]
+    assert (told[0]["value"], told[0]["expected"]) == ("de", None)
+
+
+def test_reasons_of_many_records_are_those_of_each(service: Client) -> None:
+    live, n, random = service.app.registry.default(), BLOCK + 88, np.random.default_rng(0)
+    batch = live.reader.read(json.dumps({"records": [GOOD] * n, "explain": "all"}).encode())
+    scores = live.detector.score(batch.x, explain="all")
+    scores = scores._replace(
+        contributions=random.normal(size=scores.contributions.shape).astype(np.float32),
+        expected=random.uniform(0, 3, scores.expected.shape).astype(np.float32),
+    )
+    scores.expected[::7, 2] = np.nan
+    explainer, parts = Explainer(live.detector.manifest), ("explained", "contributions", "expected")
+    alone = [scores._replace(**{part: getattr(scores, part)[i : i + 1] for part in parts}) for i in range(n)]
+    assert explainer.write(batch, scores) == [explainer.write(batch, one)[0] for one in alone]
 
 
 def test_whole_numbers_stay_whole(service: Client) -> None:

@@ -5,12 +5,14 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
 from service.detector import Detector
 from service.manifest import BundleError
-from service.session import CPU, Session, load
+from service.session import CPU, SLICE, Session, load
 from tests.service import gpu
+from tests.service.tiny_bundle import FEATURES, sample, scorer
 
 
 @gpu.absent
@@ -39,6 +41,28 @@ def test_a_graph_of_another_shape_is_refused(bundle):
         Session(bundle.files["scorer.onnx"], bundle.manifest.width + 1, "cpu")
     with pytest.raises(BundleError, match="must take"):
         Session(bundle.files["decoder.onnx"], bundle.manifest.width, "cpu")
+
+
+def test_a_graph_of_other_answers_is_refused():
+    width = sum(feature.width for feature in FEATURES)
+    named, other = onnx.load_from_string(scorer(FEATURES)), onnx.load_from_string(scorer(FEATURES))
+    named.graph.output[1].name, named.graph.output[2].name = "reconstruction_error", "elbo"
+    with pytest.raises(BundleError, match="must give score, elbo"):
+        Session(named.SerializeToString(), width, "cpu")
+    places = {one.name: one for one in other.graph.output}
+    next(node for node in other.graph.node if node.output[0] == "expected").output[0] = "nobody's"
+    other.graph.node.append(onnx.helper.make_node("Identity", ["contributions"], ["expected"]))
+    places["expected"].type.CopyFrom(places["contributions"].type)  # six columns, and the model has eight
+    with pytest.raises(BundleError, match="expected values of theirs"):
+        Session(other.SerializeToString(), width, "cpu")
+
+
+@pytest.mark.parametrize("rows", [SLICE, SLICE + 1, 2 * SLICE, 2 * SLICE + 1])
+def test_no_row_is_lost_between_slices(rows):
+    x = sample(FEATURES, rows)
+    answers = Session(scorer(FEATURES), x.shape[1], "cpu").run(x, explain=True)
+    assert [len(part) for part in answers] == [rows] * 5
+    np.testing.assert_allclose(answers.score, x.sum(1), rtol=1e-5)
 
 
 def test_no_rows_have_no_answers(bundle):

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from service.bundle import read_bundle
 from service.detector import Detector
 from service.encoding import encode
 from service.manifest import Feature, Manifest
-from service.shadow import Alignment
+from service.metrics import Comparison
+from service.shadow import Alignment, Beside, _together
 from tests.service.client import Client
 from tests.service.conftest import Serve
 from tests.service.test_metrics import samples
@@ -197,6 +199,16 @@ def test_one_that_cannot_be_loaded_is_told_and_is_taken_up_when_it_can(
     assert "is missing" in refused["reason"]
 
 
+def test_it_is_tried_once_and_loaded_once(serve: Serve, models_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    client = with_shadow(serve, models_dir, reload_seconds=0.005)
+    client.run(asyncio.sleep(0.1))
+    assert capfd.readouterr().err.count('"shadow refused"') == 1
+    publish(models_dir, version=NEW, current=False)
+    wait_for(client, lambda: state(client) == "comparing")
+    client.run(asyncio.sleep(0.1))
+    assert sum(thread.name == "shadow" for thread in threading.enumerate()) == 1
+
+
 def test_a_damaged_one_does_no_harm(serve: Serve, pair: Path) -> None:
     path = pair / "tiny" / NEW / "scorer.onnx"
     path.write_bytes(path.read_bytes()[:-1])
@@ -279,3 +291,30 @@ def replace_kind(feature: Feature) -> Feature:
 
 def whole(feature: Feature) -> Feature:
     return Feature(name=feature.name, kind="categorical", categories=("10", "20"))
+
+
+def test_columns_in_another_order_with_the_same_categories_are_moved(tmp_path: Path) -> None:
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    aligned = Alignment(manifest(tmp_path, NUMBERS), manifest(tmp_path, NUMBERS[::-1]))(x)
+    assert aligned.tolist() == x[:, ::-1].tolist()
+
+
+def test_how_far_p_values_are_apart_has_no_sign(tmp_path: Path) -> None:
+    served, comparison = manifest(tmp_path, FEATURES), Comparison()
+    told = SimpleNamespace(p_value=np.array([0.1, 0.9]), is_anomaly=np.array([False, False]))
+    detector: Any = SimpleNamespace(manifest=served, score=lambda x, explain: told)
+    other: Any = None
+    Beside(other, detector, served, comparison).compare(np.zeros((2, 8), np.float32), np.array([0.5, 0.5]))
+    assert comparison.differences.sum == pytest.approx(0.8)
+    assert comparison.differences.counts[0] == 0
+
+
+def test_what_two_served_versions_left_is_told_apart() -> None:
+    one, other = object(), object()
+    taken: list[Any] = [
+        (one, np.full((1, 2), 1.0), np.array([0.1])),
+        (other, np.full((2, 2), 2.0), np.array([0.2, 0.3])),
+        (one, np.full((1, 2), 3.0), np.array([0.4])),
+    ]
+    told = [(beside, x[:, 0].tolist(), p.tolist()) for beside, x, p in _together(taken)]
+    assert told == [(one, [1, 3], [0.1, 0.4]), (other, [2, 2], [0.2, 0.3])]

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from service import signature
+from service import promotion, signature
 from service.__main__ import main
-from service.bundle import read_bundle
+from service.bundle import current_version, read_bundle
 from service.manifest import MANIFEST, SIGNATURE, BundleError
 from service.metrics import Metrics
 from service.registry import Registry
@@ -120,6 +120,13 @@ def test_every_command_refuses_the_unsigned(
     ):
         assert training([*command, *where]) == 2, command
         assert "not signed" in capsys.readouterr().err
+
+
+def test_a_rollback_needs_a_signature_too(signed: Path, models_dir: Path, keys: tuple[Path, Path]) -> None:
+    publish(models_dir, version="20250101T000000Z-made00", current=False)
+    with pytest.raises(BundleError, match="not signed"):
+        promotion.rollback(models_dir, "tiny", [keys[1]])
+    assert current_version(models_dir, "tiny") == signed.name
 
 
 def test_a_service_with_trusted_keys(serve: Serve, signed: Path, models_dir: Path, keys: tuple[Path, Path]) -> None:

@@ -168,6 +168,12 @@ def test_a_bad_line_later_is_the_last_line(service: Client) -> None:
     assert service.app.permits.taken == 0
 
 
+def test_an_unknown_feature_in_a_later_block_is_told_with_its_place(service: Client) -> None:
+    with pytest.raises(Problem) as told:
+        service.app.registry.default().reader.read_lines([b'{"amount": 1}', b'{"amounts": 1}'], 7)
+    assert [error.loc for error in told.value.errors] == ["records[8].amounts"]
+
+
 def test_a_fault_of_ours_later_is_the_last_line_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve()
     live = client.app.registry.default()

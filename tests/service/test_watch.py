@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from service.bundle import read_bundle
-from service.manifest import Manifest
-from service.watch import LEAST, RECENT_SECONDS, ROWS, Watch
+from service.manifest import Feature, Manifest
+from service.watch import LEAST, RECENT_SECONDS, ROWS, VALUES, Watch, Window
 from tests.service.client import Client
 from tests.service.conftest import Serve
 from tests.service.test_metrics import samples, value
@@ -139,6 +139,51 @@ def test_recent_records_are_judged_and_old_ones_forgotten(manifest: Manifest) ->
     assert ("missing", "level") not in told(watch)
     assert watch.ever.cells[3, -1] == 10_000
     assert watch.recent.cells[3, -1] == pytest.approx(10_000 * math.exp(-20), rel=0.1)
+
+
+def test_records_of_unequal_weights_stand_for_fewer() -> None:
+    """1,000 of an hour ago weigh 1 / e each: by Kish, all together tell as much as (sum w)^2 / sum w^2 equal ones."""
+    window = Window((1, 3), 2, 3600.0, 0.0)
+    window.add(np.zeros((1, 3)), np.zeros(2), 1000, 0.0)
+    window.add(np.zeros((1, 3)), np.zeros(2), 500, 3600.0)
+    weights = np.repeat([np.exp(-1), 1.0], [1000, 500])
+    assert window.total == pytest.approx(weights.sum())
+    assert window.total * window.weight == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
+
+
+def test_several_processes_together_warn_falsely_no_more_often(manifest: Manifest) -> None:
+    assert [Watch(manifest, processes).warns_at for processes in (1, 4)] == [100, 400]
+
+
+@pytest.mark.parametrize(("width", "rows"), [(8, ROWS), (256, VALUES // 256), (5_000, 64)])
+def test_of_a_wide_table_fewer_records_are_looked_at(manifest: Manifest, width: int, rows: int) -> None:
+    features = tuple(Feature(name=f"n{i}", kind="numeric") for i in range(width))
+    watch = Watch(manifest.model_copy(update={"features": features}), clock=Clock())
+    for _ in range(2_000):
+        watch.note(np.zeros((1, width), np.float32), np.zeros(1, np.float32))
+    watch.digest()
+    assert watch.records == rows
+
+
+def test_it_judges_by_itself_every_few_seconds(manifest: Manifest) -> None:
+    clock = Clock()
+    watch = Watch(manifest, clock=clock)
+    x, score = scored(500, 0)
+    x[:, 3] = np.nan
+    watch.note(x, score)
+    for second in range(1, 7):
+        clock.now += 1.0
+        watch.digest()
+        assert bool(told(watch)) == (second >= 5)
+
+
+def test_recent_records_lose_their_weight_while_none_come(manifest: Manifest) -> None:
+    clock = Clock()
+    watch = Watch(manifest, clock=clock)
+    looked_at(watch, clock, 1)
+    clock.now += RECENT_SECONDS
+    watch.digest(judge=True)
+    assert watch.recent.total == pytest.approx(500 / np.e)
 
 
 def test_too_few_records_of_an_hour_are_judged_with_all_before(manifest: Manifest) -> None:

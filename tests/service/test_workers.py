@@ -107,6 +107,15 @@ def test_what_a_dead_worker_counted_remains_and_the_next_one_counts_on(tmp_path:
     assert len(list(tmp_path.glob("*.json"))) == 2
 
 
+def test_the_gauges_of_a_dead_worker_are_not_its_heirs(tmp_path: Path) -> None:
+    first, a = one(tmp_path, 3)
+    first.queue_rows = lambda: 10
+    asyncio.run(a.write())
+    die(a)
+    _, b = one(tmp_path, 1)
+    assert (told(b, "anomaly_score_count", **MODEL), told(b, "anomaly_queue_rows")) == (4, 0)
+
+
 def test_a_version_that_one_worker_no_longer_has_keeps_its_counts(tmp_path: Path) -> None:
     (first, a), (_, b) = one(tmp_path, 3), one(tmp_path, 4)
     asyncio.run(b.write())
@@ -176,6 +185,14 @@ def test_without_a_place_to_write_the_service_does_not_start(monkeypatch: pytest
     monkeypatch.setattr("service.workers.tempfile.mkdtemp", none)
     with pytest.raises(SettingsError, match="TMPDIR"), shared_folder():
         raise AssertionError
+
+
+def test_without_a_folder_of_memory_there_is_a_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.workers.MEMORY", tmp_path / "none")
+    with shared_folder():
+        folder = Path(os.environ[FOLDER])
+        assert folder.is_dir()
+    assert not folder.exists()
 
 
 class Asked:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.centres import Centres, assign, k_means
+from training.centres import SCATTER_LEAST, Centres, assign, k_means
 from training.config import Config
 from training.preprocessing import Preprocessing
 from training.views import View, slot_ownership
@@ -37,6 +37,12 @@ def test_every_record_is_given_to_its_nearest_centre_which_is_the_mean_of_its_ow
 def test_records_that_are_all_the_same_have_centres_too(n):
     centres, assigned = k_means(torch.ones(n, 2), n, np.random.default_rng(0))
     assert torch.equal(centres[assigned], torch.ones(n, 2))
+
+
+def test_records_that_lie_on_their_centres_leave_some_room_around_them():
+    centres, slots, out = made(np.repeat(rows(6, seed=1), 50, axis=0), centre_records=4)
+    least = SCATTER_LEAST * (centres.view(slots, out) ** 2).sum(1).mean()
+    assert (centres.scatter >= 0.999 * least).all()
 
 
 def test_parts_are_at_least_0_and_sum_to_the_distance():

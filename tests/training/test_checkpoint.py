@@ -2,11 +2,14 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from service.bundle import list_versions, read_bundle
+from service.manifest import CURRENT
 from service.signature import check
 from tests.service.test_signature import make_keys
 from training import train as story
@@ -15,11 +18,13 @@ from training.checkpoint import PREFIX, Checkpoints, key_of
 from training.config import Config
 from training.data import Dataset
 from training.errors import FitError
+from training.fit import Curve
 
 from .conftest import TINY
 from .fits import fit, table
 from .mixed import FEATURES, rows
 
+CURVE = Curve([1], [2.0], [2.0], 1)
 SMALL = dataclasses.replace(TINY, nets=3, score="reconstruction", steps_most=20, evaluate_every=10)
 
 
@@ -74,6 +79,13 @@ def test_what_nets_are_made_from_is_in_the_key(dataset):
     assert len(keys) == 6
 
 
+def test_nets_of_other_code_are_not_taken(dataset, monkeypatch):
+    given = FEATURES, dataset.x, np.zeros(60, np.int8), SMALL, "cpu"
+    before, read = key_of(*given), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"#" if path.name == "vae.py" else b""))
+    assert key_of(*given) != before
+
+
 def test_a_loss_that_is_not_finite_stops_and_publishes_nothing(dataset, tmp_path):
     broken = dataclasses.replace(SMALL, learning_rate=1e38)
     with pytest.raises(FitError, match="the loss is not finite at step"):
@@ -87,15 +99,40 @@ def test_that_is_one_line_and_exit_code_1(tmp_path, capsys):
     assert not (tmp_path / "models" / "shop").exists()
 
 
-def test_old_checkpoints_are_removed(tmp_path):
+def test_old_checkpoints_are_removed_and_nothing_else(tmp_path):
     folder = tmp_path / "shop"
     folder.mkdir()
     for name, age in ((f"{PREFIX}old-0.npz", 8 * 86_400), (f"{PREFIX}new-0.npz", 60)):
         (folder / name).touch()
         now = (folder / name).stat().st_mtime
         os.utime(folder / name, (now - age, now - age))
+    (folder / CURRENT).touch()
+    os.utime(folder / CURRENT, (0, 0))
     with Checkpoints(folder, "key"):
-        assert kept(tmp_path) == [f"{PREFIX}new-0.npz"]
+        assert sorted(path.name for path in folder.iterdir()) == sorted([f"{PREFIX}new-0.npz", CURRENT])
+
+
+def keep_a_net_and_raise(models, error):
+    with Checkpoints(models / "shop", "key") as checkpoints:
+        checkpoints.save(0, {"w": torch.ones(2)}, CURVE)
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError, MemoryError, ValueError])
+def test_nets_stay_where_a_second_try_may_end_otherwise(tmp_path, error):
+    with pytest.raises(error):
+        keep_a_net_and_raise(tmp_path, error)
+    assert len(kept(tmp_path)) == (error is not ValueError)
+
+
+def test_a_net_that_cannot_be_kept_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        keep_a_net_and_raise(tmp_path, KeyboardInterrupt)
+    assert kept(tmp_path) == []
 
 
 def test_a_fit_signs_what_it_publishes(tmp_path, monkeypatch, capsys):

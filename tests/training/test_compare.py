@@ -106,6 +106,15 @@ def test_a_table_that_has_other_rows_by_now_is_refused(two, tmp_path):
         compare(two.old, two.published.manifest, "new", two.published.judged, other)
 
 
+@pytest.mark.parametrize("normal", [True, False])
+def test_one_row_more_of_either_kind_is_another_table(two, tmp_path, normal):
+    lines = two.data.read_text().splitlines()
+    more = next(line for line in lines[1:] if (line.rpartition(",")[2] == LABELLED["normal"]) == normal)
+    (tmp_path / "other.csv").write_text("\n".join([*lines, more]) + "\n")
+    with pytest.raises(TableError, match="other rows than when the fit began"):
+        compare(two.old, two.published.manifest, "new", two.published.judged, tmp_path / "other.csv")
+
+
 def test_models_of_other_features_are_told_plainly(two, tmp_path):
     def told(features, data=two.data):
         other = two.published.manifest.model_copy(update={"features": features})

@@ -39,6 +39,17 @@ def test_what_repeats_by_itself_is_no_copy() -> None:
     assert copies.warning(x, [AMOUNT, COLOUR]) is None
 
 
+def test_copies_are_seen_in_the_numbers_alone_wherever_they_are() -> None:
+    random = np.random.default_rng(0)
+    codes = tuple(map(str, range(1000)))
+    features = [Feature(name="at", kind="datetime"), Feature(name="code", kind="categorical", categories=codes), AMOUNT]
+    at = [random.integers(*between, 1000) for between in ((0, 24), (0, 7), (1, 13))]
+    x = np.column_stack([*at, random.permutation(1000), random.normal(size=1000)]).astype(np.float32)
+    twice = np.concatenate([x, x[:300]])
+    assert "column amount hardly repeats" in (copies.warning(twice, features) or "")
+    assert copies.warning(twice[:, :4], features[:2]) is None
+
+
 def test_a_table_says_so(tmp_path: Path) -> None:
     amount = np.random.default_rng(0).normal(size=200).round(6).tolist() * 2
     told = read_dataset(written(tmp_path / "t.csv", amount=amount)).warnings

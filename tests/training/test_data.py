@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from service.encoding import encode_text
 from service.manifest import Dropped, Feature
 from service.tables import TableError, open_table
 from training import kinds as kinds_module
+from training import strays
 from training.config import Config
 from training.data import check_fit, read_dataset, read_for_evaluation, split
 from training.options import MOST
@@ -97,6 +99,10 @@ class TestKinds:
         assert feature.categories[0] == "x0"
         assert "7" in feature.categories
 
+    def test_datetimes_after_many_empty_cells_are_datetimes(self, table):
+        days = [f"2026-{1 + i % 12:02}-{1 + i % 28:02} {i % 24:02}:00" for i in range(300)]
+        assert only(table({"n": np.arange(2_000) % 7, "a": [""] * 1_700 + days})).kind == "datetime"
+
     def test_numbers_after_few_texts_are_a_mistake_in_the_texts(self, table):
         path = table({"n": range(20_000), "a": ["oops"] * 90 + [""] * 8_200 + list(range(11_710))})
         assert refused(path) == f"FILE, row 1 (line 2), column a: not a number, as 90 of 11,800 values ('oops'); {REMEDY} a"
@@ -113,23 +119,28 @@ class TestKinds:
         }
         pq.write_table(pa.table(columns), tmp_path / "t.parquet")
         dataset = read_dataset(tmp_path / "t.parquet")
-        assert (
-            dataset.features
-            == (
-                Feature(name="whole", kind="numeric", integer=True, low=1, high=4, missing_rate=0.25),
-                Feature(name="real", kind="numeric", low=1.5, high=4, missing_rate=0.25),
-                Feature(name="text", kind="categorical", categories=("2", "1"), missing_rate=0.25),
-                Feature(name="coded", kind="categorical", categories=("a", "b")),
-                Feature(name="flag", kind="boolean", missing_rate=0.25),
-                Feature(name="time", kind="datetime"),
-            )
-            or dataset.features[-1].name == "flag"
+        assert dataset.features == (
+            Feature(name="whole", kind="numeric", integer=True, low=1, high=4, missing_rate=0.25),
+            Feature(name="real", kind="numeric", low=1.5, high=4, missing_rate=0.25),
+            Feature(name="text", kind="categorical", categories=("2", "1"), missing_rate=0.25),
+            Feature(name="coded", kind="categorical", categories=("a", "b")),
+            Feature(name="flag", kind="boolean", missing_rate=0.25),
+            Feature(name="time", kind="datetime"),
         )
         assert Dropped(column="empty", reason="no values") in dataset.dropped
 
     def test_parquet_integers_as_categories(self, tmp_path):
         pq.write_table(pa.table({"n": N, "a": [5, 3, 5, None]}), tmp_path / "t.parquet")
         assert only(tmp_path / "t.parquet", kinds={"a": "categorical"}).categories == (5, 3)
+
+    def test_whole_numbers_that_float64_does_not_tell_apart_are_no_categories(self, table, tmp_path):
+        """As texts they stay what they are; in Parquet they are refused."""
+        large = 2**53
+        cells = [large, large + 1, large + 2, large] * 3
+        read = only(table({"n": N * 3, "a": cells}), kinds={"a": "categorical"})
+        assert read.categories == (str(large), str(large + 1), str(large + 2))
+        pq.write_table(pa.table({"n": N * 3, "a": cells}), tmp_path / "t.parquet")
+        assert "not only whole numbers" in refused(tmp_path / "t.parquet", kinds={"a": "categorical"})
 
     def test_categories_beyond_the_most_frequent_are_unknown(self, table, monkeypatch):
         monkeypatch.setattr(kinds_module, "MOST_CATEGORIES", 2)
@@ -192,6 +203,18 @@ class TestAlmostNumbers:
             "column a: 90 % of its values are plain numbers and 40 are not, so it is a category now; correct"
         )
         assert dataset.strays == {"a": "'lost', 'off'"}
+
+    def test_what_means_no_value_is_neither_a_number_nor_a_stray(self):
+        assert strays.find("a", "numbers", Counter({"1": 40, "?": 50, "x": 60})) is None  # 40 of 100
+        for mode, cells in (("numbers", {"1": 40}), ("datetimes", {"2026-01-01": 40, "": 5})):
+            found = strays.find("a", mode, Counter({**cells, "?": 50, "x": 10}))
+            assert (found.fitting, found.others) == (40, Counter({"x": 10}))
+
+    def test_amounts_with_blanks_around_them_are_amounts_too(self):
+        assert strays.find("a", "numbers", Counter({"1": 5, "  12,5\t": 3, "x": 1})).amounts == 3
+
+    def test_a_long_value_is_shown_cut(self):
+        assert strays.shown({"x" * 100: 1}) == repr("x" * strays.WIDEST + "...")
 
     def test_datetimes_with_strays(self, table):
         cells = ["soon" if i % 10 == 0 else f"2026-01-{i % 28 + 1:02}" for i in range(400)]
@@ -328,6 +351,11 @@ class TestDropped:
         dataset = read_dataset(table({"n": np.arange(200) % 3, "id": range(200)}))
         assert len(dataset.warnings) == 1
         assert "--drop id" in dataset.warnings[0]
+
+    def test_a_number_that_rises_in_each_file_alone_is_no_identifier(self, table, tmp_path):
+        for name, first in (("a", 0), ("b", -500)):
+            table({"n": np.arange(200) % 7, "a": range(first, first + 200)}, f"{name}.csv")
+        assert read_dataset(tmp_path).warnings == ()
 
     def test_asked_for_identifiers_stay(self, table):
         path = table({"n": np.arange(300) % 7, "id": [f"u{i}" for i in range(300)]})
@@ -481,18 +509,38 @@ class TestRefused:
         message = refused(table({"n": range(1_000), "amount": cells}))
         assert message == f"FILE, row 17 (line 18), column amount: not a number, as 1 of 1,000 values ('secret'); {REMEDY} amount"
 
+    def test_a_stray_is_told_with_the_first_place(self, table, tmp_path):
+        table({"n": np.arange(500) % 7, "a": [*range(499), "x"]}, "a.csv")
+        table({"n": np.arange(500) % 7, "a": ["y", *range(499)]}, "b.csv")
+        assert refused(tmp_path).startswith("FILE/a.csv, row 500 (line 501), column a: not a number, as 2 of 1,000 values")
+
     def test_a_bad_cell_among_the_anomalies(self, table):
         path = table({"a": [1, 2, "x"], "label": [0, 0, 1]})
         message = refused(path, label="label", normal="0")
         assert message.startswith("FILE, row 3 (line 4), column a: not a number")
 
-    def test_number_in_one_file_and_text_in_another(self, table, tmp_path):
-        for first, second in (("a", "b"), ("b", "a")):
-            table({"n": range(300), "a": range(300)}, f"{first}.csv")
-            table({"n": range(300), "a": ["x", "y", "z"] * 100}, f"{second}.csv")
-            message = refused(tmp_path)
-            assert message.startswith(f"column a: numbers in FILE/{first}.csv and text in FILE/{second}.csv; write both alike")
-            assert only(tmp_path, kinds={"a": "categorical"}).kind == "categorical"
+    @pytest.mark.parametrize(
+        ("what", "cells"),
+        [("numbers", range(300)), ("datetimes", [f"2026-11-{1 + i % 28:02}" for i in range(300)])],
+        ids=["numbers", "datetimes"],
+    )
+    @pytest.mark.parametrize(("first", "second"), [("a", "b"), ("b", "a")])
+    def test_numbers_or_datetimes_in_one_file_and_text_in_another(self, table, tmp_path, what, cells, first, second):
+        table({"n": range(300), "a": cells}, f"{first}.csv")
+        table({"n": range(300), "a": ["x", "y", "z"] * 100}, f"{second}.csv")
+        message = refused(tmp_path)
+        assert message.startswith(f"column a: {what} in FILE/{first}.csv and text in FILE/{second}.csv; write both alike")
+        assert only(tmp_path, kinds={"a": "categorical"}).kind == "categorical"
+
+    @pytest.mark.parametrize("every", [2, 9])
+    @pytest.mark.parametrize(("first", "second"), [("a", "b"), ("b", "a")])
+    def test_a_file_of_which_some_cells_are_datetimes_is_one_of_text(self, table, tmp_path, every, first, second):
+        cells = ["x" if i % every else f"2026-11-{1 + i % 28:02}" for i in range(300)]
+        table({"n": range(300), "a": cells}, f"{first}.csv")
+        table({"n": range(300), "a": ["x", "y", "z"] * 100}, f"{second}.csv")
+        dataset = read_dataset(tmp_path)
+        assert dataset.features[1].categories[0] == "x"
+        assert dataset.strays == {}
 
     def test_types_that_differ_between_files(self, tmp_path):
         pq.write_table(pa.table({"n": N, "a": N}), tmp_path / "a.parquet")

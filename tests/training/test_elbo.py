@@ -69,6 +69,13 @@ def test_an_unknown_category_costs_more_than_any_known_one(fitted):
     assert cost[3] > cost[:3].max()
 
 
+def test_a_boolean_is_expected_by_its_probability(fitted):
+    preprocessing = fitted[0]
+    out = torch.zeros(3, preprocessing.slots)
+    out[:, preprocessing.reals] = logits = torch.tensor([-2.0, 0.2, 2.0])
+    torch.testing.assert_close(preprocessing.restore(out)[:, int(preprocessing.boolean[0])], logits.sigmoid())
+
+
 def test_the_levels_of_a_category_have_probabilities_that_sum_to_one(fitted):
     """Also where rare levels share a slot: exp(-error) over all known levels and the unknown one is a distribution."""
     preprocessing, nets, *_ = fitted

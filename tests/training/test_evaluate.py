@@ -112,3 +112,9 @@ def test_rates_are_told_above_below_or_inside_their_band(models, table):
     for value, word in ((0.0, "below"), (0.5, "inside"), (1.0, "above")):
         rate = dataclasses.replace(told.false_alarm_rate, value=value)
         assert dataclasses.replace(told, false_alarm_rate=rate, false_alarm_band=(0.4, 0.6)).as_table().endswith(f"{word}.")
+
+
+def test_a_file_that_has_trained_the_model_is_told(models, table):
+    told = evaluate(models, "shop", str(table / "data.csv"), "label", "ok")
+    assert "flatters" not in told.as_table()
+    assert dataclasses.replace(told, trained=True).as_table().endswith("it has seen these records, which flatters it.")

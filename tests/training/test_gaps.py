@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from training.config import Config
-from training.gaps import FILLED, REMEMBERED, counts_of, trust
-from training.memory import Memory, nearest_other
+from training.gaps import FILLED, REMEMBERED, UNKNOWN, counts_of, trust, unknown
+from training.memory import Memory, nearest_other, place_of
 from training.preprocessing import Preprocessing
 from training.views import View, slot_ownership
 
@@ -66,6 +66,20 @@ def test_a_value_that_is_missing_adds_to_the_distance_of_a_remembered_record():
     assert (~gaps).any()
     assert (added[gaps] > own[gaps]).all()
     assert (added[~gaps] == own[~gaps]).all()
+
+
+def test_what_a_missing_value_adds_is_told_by_those_that_are_there():
+    squared, there = torch.tensor([[1.0, 5, 9], [3, 100, 9]]), torch.tensor([[1.0, 1, 0], [1, 0, 0]])
+    assert unknown(squared, there).tolist() == pytest.approx([UNKNOWN * 2, UNKNOWN * 5, 0])
+
+
+def test_what_a_missing_value_adds_is_the_gap_of_records_that_both_have_it():
+    memory, slots, seen = made(blanked(300, 1))
+    other = memory.kept[nearest_other(seen, memory.records, place_of(torch.arange(300), memory.kept))]
+    for slot in range(seen.shape[1]):
+        both = (slots.gap[:, slot] == 0) & (slots.gap[other, slot] == 0)
+        mean = ((seen - seen[other])[both, slot] ** 2).mean() if both.any() else torch.tensor(0.0)
+        torch.testing.assert_close(memory.unknown[slot], UNKNOWN * mean)
 
 
 @pytest.mark.parametrize("remembered", [1, 2, 40])

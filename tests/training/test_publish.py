@@ -9,7 +9,7 @@ import pytest
 
 from service.bundle import current_version, list_versions, read_bundle
 from service.manifest import CURRENT
-from training.publish import publish, stage
+from training.publish import STALE_SECONDS, publish, stage
 
 
 @pytest.fixture
@@ -75,6 +75,40 @@ def test_a_damaged_version_of_the_same_content_is_not_taken_for_it(bundles, tmp_
         again = type(again)("29990101T000000Z-" + first.version.rpartition("-")[2], again.manifest, again.files)
     assert publish(again, tmp_path) != where
     read_bundle(tmp_path / first.manifest.name / current_version(tmp_path, first.manifest.name))
+
+
+def test_what_killed_processes_left_is_removed_when_it_is_old(bundles, tmp_path):
+    first, _ = bundles
+    folder = tmp_path / first.manifest.name
+    folder.mkdir()
+    for age in (60, 2 * STALE_SECONDS):
+        half, current = folder / f".publishing-{age}", folder / f".CURRENT-{age}"
+        half.mkdir()
+        (half / "scorer.onnx").write_bytes(b"half of it")
+        current.write_text("none")
+        then = current.stat().st_mtime - age
+        for path in (half, current):
+            os.utime(path, (then, then))
+    publish(first, tmp_path)
+    assert sorted(path.name for path in folder.glob(".*")) == [".CURRENT-60", ".publishing-60"]
+
+
+def test_where_the_name_is_taken_it_is_a_second_later(bundles, tmp_path):
+    first, _ = bundles
+    taken = tmp_path / first.manifest.name / first.version
+    taken.mkdir(parents=True)
+    (taken / "half").touch()
+    where = publish(first, tmp_path)
+    assert where.name > first.version
+    assert where.name == current_version(tmp_path, first.manifest.name)
+    assert read_bundle(where).files == first.files
+
+
+def test_a_version_may_be_published_without_being_served(bundles, tmp_path):
+    first, second = bundles
+    publish(first, tmp_path)
+    assert publish(second, tmp_path, promote=False).name == second.version
+    assert current_version(tmp_path, first.manifest.name) == first.version
 
 
 CALLS = ("os.fsync", "pathlib.Path.rename", "pathlib.Path.replace", "pathlib.Path.chmod", "os.fchmod")
