@@ -94,7 +94,7 @@ class Centres(nn.Module):
         grown[member, 0] = torch.where(nearest[member] == own, farther, 1.0)
         return self.told(nearest, seen, counts * grown, slots.gap * self.unknown)
 
-    def ambiguous(self, slots: Slots, out: Tensor, tolerance: float) -> Tensor:
+    def ambiguous(self, slots: Slots, out: Tensor, counts: Tensor, tolerance: float) -> Tensor:  # noqa: ARG002 - as the memory's
         """(N,) where last bits choose which centre is the nearest, and so the features' parts; the distance is the same."""
         if len(self.centres) == 1:
             return torch.zeros(len(out), dtype=torch.bool)

@@ -80,17 +80,21 @@ class Memory(nn.Module):
     def nearest(self, seen: Tensor, counts: Tensor, added: Tensor, distance: Tensor) -> Term:
         """From the view's values (N, D) and distances (N, M), which choose candidates: among these, exact distances decide."""
         candidates = distance.topk(self.candidates, largest=False)[1]
-        gap = seen[:, None, :] - self.records[candidates]
-        gap = gap * gap * counts[:, None, :]  # (N, K, D)
-        if len(self.trust):
-            gap = gap * self.trust[candidates]
-        gap = gap + added[:, None, :]
+        gap = self.exact(seen, counts, added, candidates)
         squared = (gap @ torch.ones(int(seen.shape[1]), 1)).squeeze(2) * self.weight[candidates]
         least = squared.topk(self.neighbours, largest=False)[0]
         value = torch.sqrt(least) @ torch.full((self.neighbours, 1), 1 / self.neighbours)
         near = (squared <= least[:, self.neighbours - 1 :]).to(gap.dtype)
         share = near * self.weight[candidates] / torch.sqrt(squared).clamp(min=LENGTH_LEAST)
         return Term(value, scaled(gather_up((share[:, None, :] @ gap).squeeze(1), self.ownership), value))
+
+    def exact(self, seen: Tensor, counts: Tensor, added: Tensor, candidates: Tensor) -> Tensor:
+        """(N, K, D) each slot's part of the squared distances to the candidates (N, K), gaps counted as they are."""
+        gap = seen[:, None, :] - self.records[candidates]
+        gap = gap * gap * counts[:, None, :]
+        if len(self.trust):
+            gap = gap * self.trust[candidates]
+        return gap + added[:, None, :]
 
     def honest(self, slots: Slots, out: Tensor, counts: Tensor, rows: Tensor) -> Term:
         """Of training records, those at `rows` (N,), each without itself."""
@@ -102,16 +106,24 @@ class Memory(nn.Module):
         every = zip(*(parts_of(whole, CHUNK) for whole in wholes), strict=True)
         return Term(*(torch.cat(parts) for parts in zip(*(self.nearest(*part) for part in every), strict=True)))
 
-    def ambiguous(self, slots: Slots, out: Tensor, tolerance: float) -> Tensor:
+    def ambiguous(self, slots: Slots, out: Tensor, counts: Tensor, tolerance: float) -> Tensor:
         """(N,) where last bits choose: the last of the nearest is hardly nearer than the next, or may be no candidate."""
         seen = self.view(slots, out).double()
         weight, records = self.weight.double(), self.records.double()
         distance, place = (squared_distance(seen, records) * weight).sort(1)
         k, candidates = self.neighbours, self.candidates
+        exact = self.exact(seen, counts.double(), (slots.gap * self.unknown).double(), place[:, :candidates]).sum(2)
+        exact = (exact * weight[place[:, :candidates]]).sort(1)[0]
         last_bits = LAST_BITS * ((seen**2).sum(1) + (records**2).sum(1)[place[:, candidates]]) * weight[place[:, candidates]]
-        tie = distance[:, k] - distance[:, k - 1] < tolerance * distance[:, k]
+        tie = (
+            exact[:, k] - exact[:, k - 1] < tolerance * exact[:, k]
+            if k < candidates
+            else torch.zeros(len(seen), dtype=torch.bool)
+        )
         missed: Tensor = distance[:, candidates] - distance[:, k - 1] < last_bits
-        return tie | missed
+        # with gaps, exact distances are of another measure than those that choose candidates: any of these may be the nearest
+        last: Tensor = distance[:, candidates] - distance[:, candidates - 1] < last_bits
+        return tie | missed | (last & ((slots.gap > 0).any(1) | (len(self.trust) > 0)))
 
 
 def scaled(parts: Tensor, value: Tensor) -> Tensor:

@@ -153,10 +153,10 @@ class Scorer(nn.Module):
     def ambiguous(self, x: Tensor, tolerance: float) -> Tensor:
         """(N,) records x (N, C) of which two last bits decide which remembered records are nearest."""
         slots = self.preprocessing(x)
-        out = self.ensemble(slots)[1]
+        out, counts = self.ensemble(slots)[1], counts_of(slots, self.scale(slots))
         unclear = torch.zeros(len(x), dtype=torch.bool)
         for distance in self.distances:
-            unclear |= distance.ambiguous(slots, out, tolerance)
+            unclear |= distance.ambiguous(slots, out, counts, tolerance)
         return unclear
 
     def refer(self, values: Tensor) -> None:

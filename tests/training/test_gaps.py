@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from service.manifest import Feature
 from training.config import Config
 from training.gaps import FILLED, REMEMBERED, UNKNOWN, counts_of, trust, unknown
-from training.memory import Memory, nearest_other, place_of
+from training.memory import Memory, nearest_other, place_of, squared_distance
 from training.preprocessing import Preprocessing
 from training.views import View, slot_ownership
 
 from .mixed import FEATURES, rows
 
 
-def made(x):
-    preprocessing = Preprocessing(FEATURES, x)
+def made(x, features=FEATURES):
+    preprocessing = Preprocessing(features, x)
     slots = preprocessing(torch.from_numpy(x))
     view = View(preprocessing, slots, wide=False)
     seen = view(slots, torch.zeros_like(slots.y))
@@ -103,3 +104,21 @@ def test_of_a_record_with_few_values_these_count_twice_at_most(fitted, exported)
         share = 1 - torch.isnan(gaps).float().mean(1, keepdim=True)
         told = scorer.scale(preprocessing(gaps))
         torch.testing.assert_close(told, 1 / share if meant is None else torch.full_like(told, meant))
+
+
+def test_where_gaps_make_two_records_equally_near_last_bits_decide():
+    draw = np.random.default_rng(3)
+    x = draw.integers(0, 3, (300, 6)).astype(np.float32)
+    x[draw.random(x.shape) < 0.3] = np.nan
+    levels = Feature(name="c", kind="categorical", categories=("a", "b", "c"), missing_rate=0.3)
+    memory, slots, _ = made(x, tuple(levels.model_copy(update={"name": f"c{place}"}) for place in range(6)))
+    out, counts = torch.zeros_like(slots.y), counts_of(slots, torch.full((len(x), 1), 1.3))
+    seen, added = memory.view(slots, out), slots.gap * memory.unknown
+    candidates = memory.distance(seen).topk(memory.candidates, largest=False)[1]
+    squared = (memory.exact(seen, counts, added, candidates).sum(2) * memory.weight[candidates]).sort(1)[0]
+    k = memory.neighbours
+    alike = (squared[:, k] - squared[:, k - 1] < 1e-6 * squared[:, k]) & (squared[:, k] > 0)
+    plain = (squared_distance(seen, memory.records) * memory.weight).sort(1)[0]
+    apart = plain[:, k] - plain[:, k - 1] > 1e-3 * plain[:, k]
+    assert (alike & apart).any()  # equally near, though not by the distances that choose candidates
+    assert memory.ambiguous(slots, out, counts, 1e-4)[alike].all()
