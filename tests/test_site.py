@@ -47,7 +47,7 @@ def test_the_site_builds_with_no_warning_and_asks_for_nothing_from_elsewhere(tmp
 
 def test_a_link_to_a_page_that_is_not_there_stops_the_build(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    for name in ("mkdocs.yml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "models/README.md"):
+    for name in ("mkdocs.yml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "models/README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     with open(tmp_path / "docs" / "api.md", "a") as page:
