@@ -72,7 +72,7 @@ def _end(number: int, _: object) -> NoReturn:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from service.calibration import told  # noqa: PLC0415 - NumPy is loaded where it is used
+    from service.calibration import rounded_up  # noqa: PLC0415 - NumPy is loaded where it is used
     from service.detector import Detector  # noqa: PLC0415 - onnxruntime is loaded where graphs are run
 
     folder, name = _models_dir(options), options.name
@@ -90,7 +90,7 @@ def _inspect(options: argparse.Namespace) -> None:
     print("verified     sizes, SHA-256, graph and golden records hold")
     print(f"signed       {_signed(bundle, checked=bool(trusted))}")
     print(f"score        {manifest.score_kind}, flagged from {manifest.threshold:.6g} at alpha {manifest.alpha:g}")
-    print(f"calibration  {len(manifest.calibration.scores)} records, alpha from {told(detector.smallest_alpha)}")
+    print(f"calibration  {len(manifest.calibration.scores)} records, alpha from {rounded_up(detector.smallest_alpha)}")
     print(f"latent       {manifest.latent}")
     for label, members in (("metrics", manifest.metrics), ("libraries", manifest.libraries)):
         print(f"{label:<12} {', '.join(f'{key} {_short(value)}' for key, value in members.items()) or '-'}")

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.calibration import UnsupportedAlphaError, told
+from service.calibration import UnsupportedAlphaError, rounded_up
 from service.detector import Scores
 from service.errors import FieldError, Problem
 from service.limits import too_late
@@ -108,7 +108,7 @@ def score_batch(live: Live, batch: Batch) -> Scores:
     try:
         scores = live.detector.score(batch.x, batch.alpha, batch.fdr, batch.explain)
     except UnsupportedAlphaError as error:
-        problem = FieldError("alpha", f"must be at least {told(error.smallest)}")
+        problem = FieldError("alpha", f"must be at least {rounded_up(error.smallest)}")
         raise Problem("unsupported_alpha", f"{error}.", [problem], smallest_alpha=error.smallest) from None
     except Exception:
         live.failed = True  # /health will ask the model itself before it says that all is well

@@ -22,7 +22,9 @@ class UnsupportedAlphaError(ValueError):
 
     def __init__(self, alpha: float, n: int) -> None:
         self.smallest = smallest_alpha(n)
-        super().__init__(f"alpha {alpha:g} is below {told(self.smallest)}, the smallest that {n} calibration records support")
+        super().__init__(
+            f"alpha {alpha:g} is below {rounded_up(self.smallest)}, the smallest that {n} calibration records support"
+        )
 
 
 def smallest_alpha(n: int) -> float:
@@ -30,7 +32,7 @@ def smallest_alpha(n: int) -> float:
     return 1 / (n + 1)
 
 
-def told(alpha: float) -> str:
+def rounded_up(alpha: float) -> str:
     """A smallest alpha in six digits, rounded up: what a person is told must be one that is taken."""
     shown = f"{alpha:.6g}"
     return shown if float(shown) >= alpha else f"{Context(6, ROUND_CEILING).create_decimal(alpha):g}"

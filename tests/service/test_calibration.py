@@ -7,7 +7,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.calibration import UnsupportedAlphaError, benjamini_hochberg, p_values, severity, smallest_alpha, threshold, told
+from service.calibration import (
+    UnsupportedAlphaError,
+    benjamini_hochberg,
+    p_values,
+    severity,
+    smallest_alpha,
+    threshold,
+    rounded_up,
+)
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60).map(lambda v: np.sort(np.array(v, np.float32)))
 
@@ -84,5 +92,5 @@ def test_severity_at_its_very_bounds():
 
 @given(st.integers(1, 10**6))
 def test_the_smallest_alpha_that_is_told_is_taken(n):
-    shown = float(told(smallest_alpha(n)))
+    shown = float(rounded_up(smallest_alpha(n)))
     assert smallest_alpha(n) <= shown <= smallest_alpha(n) * (1 + 1e-5)
