@@ -11,10 +11,10 @@ from service.calibration import (
     UnsupportedAlphaError,
     benjamini_hochberg,
     p_values,
+    rounded_up,
     severity,
     smallest_alpha,
     threshold,
-    rounded_up,
 )
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60).map(lambda v: np.sort(np.array(v, np.float32)))
