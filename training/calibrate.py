@@ -27,6 +27,7 @@ from training.scorer import Scorer, judge, weighed
 from training.stable import total
 from training.vae import VAE
 from training.views import View, slot_ownership
+from training.whitening import Whitened
 
 CHUNK = 1_000  # records at a time
 
@@ -47,7 +48,7 @@ def build(
     scorer = Scorer(preprocessing, nets, config.score, (config.net_weight, 1.0, config.centres_weight)).eval()
     with torch.no_grad():
         if config.score == "surprise":
-            remember(scorer, x, config)
+            remember(scorer, x, config, whiten=len(held) > 0 and preprocessing.slots <= config.whiten_most)
             if len(held):
                 values = [values_of(scorer, part) for part in parts_of(torch.from_numpy(held), CHUNK)]
             else:
@@ -56,15 +57,19 @@ def build(
     return scorer, None if len(held) else without_themselves(scorer, x, fold, np.arange(len(x)))
 
 
-def remember(scorer: Scorer, x: NDArray[np.float32], config: Config) -> None:
-    """Adds a memory and centres, of at most config.pool of the training records x (N, C), to the scorer."""
+def remember(scorer: Scorer, x: NDArray[np.float32], config: Config, whiten: bool) -> None:
+    """Adds a memory and centres, of at most config.pool of the training records x (N, C), to the scorer.
+
+    whiten: whether the centres are in a whitened view, which records that calibrate must have had no part in.
+    """
     draw = np.random.default_rng(config.seed)
     pool = pool_of(len(x), config, draw)
     slots, out = expected(scorer, x[pool])
     ownership = slot_ownership(scorer.preprocessing)
     near, wide = (View(scorer.preprocessing, slots, wide) for wide in (False, True))
     memory = Memory(near, ownership, near(slots, out), slots.gap, config, draw)
-    centres = Centres(wide, ownership, wide(slots, out), slots.gap, config, draw)
+    seen = Whitened(wide, wide(slots, out), config, draw) if whiten else wide
+    centres = Centres(seen, ownership, seen(slots, out), slots.gap, config, draw)
     memory.kept, centres.made_from = torch.from_numpy(pool)[memory.kept], torch.from_numpy(pool)
     scorer.distances.extend([memory, centres])
 

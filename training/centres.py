@@ -1,7 +1,7 @@
 """The centres of the training records: how far a record is from all of them, feature by feature.
 
 Where the memory tells what is a little off, these tell what is far from everything: a few hundred centres are enough for that,
-and cost a tenth of the memory.
+and cost a tenth of the memory. In a whitened view, what goes another way beside the rest than it usually does is far, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from training.gaps import unknown
 from training.memory import CHUNK, Term, place_of, squared_distance
 from training.preprocessing import Slots
 from training.stable import gather_up, total
-from training.views import View
 
 STEPS = 12  # of Lloyd's algorithm
 SCATTER_RECORDS = 3  # by which a centre's scatter leans on that of all
@@ -38,7 +37,7 @@ class Centres(nn.Module):
     ownership: Tensor  # (D, F) 1 where a slot belongs to a feature
 
     def __init__(
-        self, view: View, ownership: Tensor, seen: Tensor, gap: Tensor, config: Config, draw: np.random.Generator
+        self, view: nn.Module, ownership: Tensor, seen: Tensor, gap: Tensor, config: Config, draw: np.random.Generator
     ) -> None:
         """Finds the centres of the records whose values in the view are `seen` (N, D); `gap` (N, D): filled in."""
         super().__init__()

@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.reference import elbo_numpy
 
-FLOOR, LIMIT, WEIGHTS, FILLED, PRESENT_LEAST = 1e-3, 1e9, (0.75, 1.0, 0.75), 0.5, 0.5
+FLOOR, LIMIT, WEIGHTS, FILLED, PRESENT_LEAST = 1e-3, 1e9, (0.75, 1.0, 0.6), 0.5, 0.5
 
 
 def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
@@ -22,7 +22,7 @@ def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
     away = np.clip((numbers - fitted["origin"][own]) / fitted["unit"][own], -LIMIT, LIMIT)
     bent = np.sign(away) * ((1 + np.abs(away)) ** (1 / 8) - 1)
     near = view(np.concatenate([bent, y[own]]), seen, out, memory, np.inf)
-    wide = view(np.concatenate([numbers, y[own]]), seen, out, centres, 10)
+    wide = view(np.concatenate([numbers, y[own]]), seen, out, centres, 10) @ centres["matrix"]
     counts = np.where(seen, scale, FILLED)
     parts = [error, memory_parts(near, counts, ~seen, memory), centre_parts(wide, counts, ~seen, centres)]
     each = list(zip(parts, lines, WEIGHTS, strict=False))
