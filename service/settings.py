@@ -72,7 +72,7 @@ def _paths(text: str) -> tuple[Path, ...]:
 def _version(text: str) -> tuple[str, str]:
     name, _, version = text.partition(":")
     if not name or not version or ":" in version:
-        raise ValueError("NAME:VERSION, such as payments:20261126T125932Z-e5d3e8")
+        raise ValueError("NAME:VERSION, such as payments:20261126T153851Z-9894f0")
     return name, version
 
 

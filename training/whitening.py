@@ -55,4 +55,5 @@ def whitening(deviations: Tensor, ridge: float) -> Tensor:
     correlations = values.T @ values / len(values) + torch.diag((~varies).double())
     variances, ways = torch.linalg.eigh(correlations)
     factors = torch.sqrt((1 + ridge) / (variances.clamp(min=0) + ridge))
-    return (ways * factors @ ways.T / unit[:, None] * unit).float()
+    matrix: Tensor = ways * factors @ ways.T / unit[:, None] * unit
+    return matrix.float()
