@@ -42,6 +42,14 @@ def test_the_likeliest_category_of_one_record_may_be_a_matter_of_last_bits(bundl
     Detector(with_expected(bundle, lambda i, row: tuple(value + (i == 1) for value in row)), "cpu")
 
 
+def test_a_time_that_is_expected_somewhat_later_is_refused(bundle: Bundle) -> None:
+    """By a fiftieth of an hour in two records: as a share of the largest hours there are, that were little."""
+    hour = bundle.manifest.width - 3
+    late = with_expected(bundle, lambda i, row: (*row[:hour], row[hour] + 0.02 * (i < 2), *row[hour + 1 :]))
+    with pytest.raises(BundleError, match=f"column {hour} of what is expected"):
+        Detector(late, "cpu")
+
+
 def test_a_bundle_of_before_has_no_expected_values_to_compare(bundle: Bundle) -> None:
     Detector(with_expected(bundle, lambda *_: None), "cpu")
     for change in (lambda i, row: row if i else None, lambda i, row: row[i:]):
