@@ -19,7 +19,7 @@ CLIENT_GONE = 499  # what the log and the metrics say of a request whose client 
 TIMEOUT = b"x-request-timeout-ms"
 MILLISECONDS = re.compile(rb"[0-9]{1,9}")
 NEVER = float("inf")
-CALM, MANY, LASTING = 5, 8, 0.25  # requests; seconds
+CALM, MANY, LASTING = 5, 8, 0.05  # requests; seconds
 
 
 class ClientGoneError(Exception):
