@@ -18,7 +18,7 @@ from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from service import docs_page, log, memory, open_inference, open_inference_routes, page, routes
-from service.errors import Problem, from_status, internal_error
+from service.errors import CODES, Problem, from_status, internal_error
 from service.limits import CLIENT_GONE, ClientGoneError
 from service.open_inference import Inference, infer_route
 from service.parts import Parts
@@ -70,6 +70,7 @@ class Service(FastAPI, Parts):
         self.add_exception_handler(Problem, _refuse)
         self.add_exception_handler(Exception, _refuse_fault)
         self._documented: tuple[str, str] | None = None
+        self.metrics.not_ready = lambda: routes.why_unavailable(self) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, whatever becomes of it: with its id, a line in the log and a count."""
@@ -89,6 +90,11 @@ class Service(FastAPI, Parts):
                 route, status = await self._answer(scope, receive, send)
         except ClientGoneError:
             status = scope.get("refused", CLIENT_GONE)  # where its connection has answered it already
+        except asyncio.CancelledError:  # the time that requests have after SIGTERM is over
+            self.metrics.errors["shutting_down"] += 1
+            told = scope.get("live"), None, trace
+            self.count(route or "other", method, log.quoted(path), CODES["shutting_down"][0], request_id, began, *told)
+            raise
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the log its class and place
             problem = open_inference_routes.with_error(self.problem(error, request_id), path)
             status = await self._send(problem, request_id, send)
@@ -128,7 +134,10 @@ class Service(FastAPI, Parts):
         return problem.status
 
     def openapi(self) -> dict[str, Any]:
-        """The document; POST /score as the features of the default model have it, whichever is served now."""
+        """The document; POST /score as the features of the default model have it, whichever is served now.
+
+        Values of the training table are only in it where whoever may read it may also score.
+        """
         name = routes.default_name(self)
         manifest = self.registry.get(name).detector.manifest if name else None
         key = (name or "", self.registry.get(name).version if name else "")
@@ -137,7 +146,8 @@ class Service(FastAPI, Parts):
         document = super().openapi()
         if self._documented != key:
             drop_validation_errors(document)
-            add_operation(document, ROUTES, "score", *score_operation(manifest))
+            values = self.keys.open or self.settings.docs_need_key
+            add_operation(document, ROUTES, "score", *score_operation(manifest, values=values))
             add_operation(document, open_inference.ROUTES, "infer", *open_inference_routes.infer_operation())
             self._documented = key
         return document

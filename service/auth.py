@@ -118,9 +118,12 @@ def _read(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        keys = path.read_text(encoding="utf-8").replace(",", "\n").split()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise SettingsError(f"{path}: the file of keys cannot be read") from None
+    keys = [key.strip() for line in lines if not line.lstrip().startswith("#") for key in line.split(",") if key.strip()]
+    if any(len(key.split()) > 1 for key in keys):
+        raise SettingsError(f"{path}: a key has a blank in it; write one a line, or comma-separated, and comments after '#'")
     if not keys:
         raise SettingsError(f"{path}: the file of keys holds none")
     return keys

@@ -108,7 +108,7 @@ class Exchange:
 
     def set_result(self, answer: Answer) -> None:
         """Sends a 200."""
-        spent = (self._parse, answer.began - self._arrived - self._parse, answer.inference, perf_counter() - self._began)
+        spent = (self._parse, answer.began - self._arrived - self._parse, answer.inference, perf_counter() - self._arrived)
         head = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\nserver-timing: %b\r\n" % (
             len(answer.body),
             self.request_id.encode(),

@@ -175,10 +175,16 @@ def configure(log_format: LogFormat) -> None:
     """Sends the events of the service, of uvicorn, of asyncio and of OpenTelemetry to standard error in this format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(log_format))
+    handler.addFilter(_is_news)
     for name in ("service", "uvicorn", "asyncio", "opentelemetry"):
         there = logging.getLogger(name)
         there.handlers, there.propagate = [handler], False
         there.setLevel(logging.INFO)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """All but what uvicorn says of a request that the end of the process cut off: it has its own line."""
+    return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
 
 
 def _last_line(message: str) -> str:

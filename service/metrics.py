@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6
 DIFFERENCES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 COMPARISONS = 8  # of a shadow with the served versions that it was beside, the last ones
 RESULTS = ("loaded", "refused")  # of a look at a new version
+HOW_FAR = ("files", "trial", "proof")  # a bundle comes that is refused
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = {2: "answered", 4: "refused", 5: "failed"}  # of a request, by the first digit of its status
 
@@ -121,6 +122,8 @@ class Metrics(Collector):
         self.comparisons: OrderedDict[tuple[str, str, str], Comparison] = OrderedDict()  # by model, version, shadow
         self.shadow_up: Callable[[], tuple[str, str, bool] | None] = lambda: None
         self.gpu_lost: Callable[[], int] = int
+        self.refused: Callable[[], Mapping[str, bool]] = dict  # by model: whether its CURRENT is, now
+        self.not_ready: Callable[[], bool] = bool
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)  # of the process: memory, CPU time, open files
@@ -193,12 +196,17 @@ class Metrics(Collector):
         )
         lost = GaugeMetricFamily("anomaly_gpu_lost", "Served versions on the CPU although there is a GPU.", value=self.gpu_lost())
         refusals = CounterMetricFamily("anomaly_refusals", "Bundles refused, by how far they came.", labels=["model", "stage"])
-        for labels, n in self.refusals.items():
-            refusals.add_metric(list(labels), n)
+        for model in sorted({model for model, _ in (*self.reloads, *self.refusals)}):
+            for stage in HOW_FAR:
+                refusals.add_metric([model, stage], self.refusals[model, stage])
+        refused = GaugeMetricFamily("anomaly_bundle_refused", "1 for each model whose CURRENT cannot be used.", labels=["model"])
+        for model, is_refused in self.refused().items():
+            refused.add_metric([model], int(is_refused))
+        not_ready = GaugeMetricFamily("anomaly_not_ready", "1 where no score can be given.", value=int(self.not_ready()))
         dropped = CounterMetricFamily(
             "anomaly_log_lines_dropped", "Lines of requests that the log could not take.", value=self.log_lines_dropped()
         )
-        yield from (reloads, refusals, info, queue, held, lost, dropped)
+        yield from (reloads, refusals, refused, not_ready, info, queue, held, lost, dropped)
         yield from self._collect_shadow()
 
     def _collect_models(self) -> Iterator[Any]:

@@ -46,11 +46,12 @@ class Inference:
         self._parts.permits.check()  # full: says so before the body is read
         with Holding(self._parts.room) as held:
             body = await read_body(await receive(), receive, self._limit, held)
+            arrived = perf_counter()
             head, width = headers.get(HEADER_LENGTH), live.detector.manifest.width
             rows = estimate_rows(body, width, gzipped) if head is None else max(1, len(body) // (4 * width))
             work = partial(self._work, live, body, head, gzipped)
             answer, parse, queue = await self._scoring.in_background(live, rows, work, until, scope["trace"], receive)
-        total = perf_counter() - began
+        total = perf_counter() - arrived
         timing = server_timing(parse, queue, answer.inference, total)
         extent = (b"content-length", b"%d" % len(answer.body))
         started = start(BINARY if answer.head else JSON, extent, scope["request_id"], timing)

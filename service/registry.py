@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from service import log, signature
 from service.bundle import check_name, current_version, list_models, list_versions, read_bundle
 from service.errors import Problem
 from service.live import Live, load
-from service.manifest import CURRENT, MANIFEST, NAME, REPORT, BundleError
+from service.manifest import CURRENT, NAME, REPORT, BundleError
 from service.metrics import Metrics
+from service.refusals import Refusal, Seen, look
 from service.settings import Settings
 from service.shadow import Shadow
 
@@ -35,7 +37,8 @@ class Registry:
         self._folder = settings.models_dir
         self._live: dict[str, Live] = {}
         self._pinned: OrderedDict[tuple[str, str], Live] = OrderedDict()
-        self._refused: dict[str, tuple[int, str]] = {}  # by name: when CURRENT was written that was refused, and why
+        self._refused: dict[str, Refusal] = {}  # by name, where CURRENT was
+        self._pinned_refused: dict[tuple[str, str], Refusal] = {}  # by name and version, where a request asked for it
         self._unready: str | None = None  # why no score could be given when that was last looked at
         self._loader = ThreadPoolExecutor(1, "loader")
         self._one_at_a_time = asyncio.Lock()
@@ -43,6 +46,7 @@ class Registry:
         self.shadow = Shadow(*settings.shadow, metrics) if settings.shadow is not None else None
         self._shadow_loading: asyncio.Task[None] | None = None
         metrics.served = lambda: [(m.name, m.version, m.detector.manifest.score_kind, m.detector.provider) for m in self]
+        metrics.refused = lambda: {name: name in self._refused for name in self.names()}
         metrics.gpu_lost = lambda: sum(live.detector.gpu_lost is not None for live in self)
         metrics.watched = lambda: [(m.name, m.version, m.watch) for m in self.loaded()]
 
@@ -61,7 +65,7 @@ class Registry:
         if self._settings.trusted_keys:
             signature.read_keys(self._settings.trusted_keys)
         await self.refresh()
-        lost = [reason for _, reason in self._refused.values() if reason.startswith("provider cuda")]
+        lost = [refusal.reason for refusal in self._refused.values() if refusal.reason.startswith("provider cuda")]
         if lost:
             raise BundleError(lost[0])
         self._look_for_shadow()
@@ -91,7 +95,7 @@ class Registry:
             n = len(self.names())
             detail = f"There are {n} models and none is the default: set ANOMALY_MODEL, or post to /models/NAME/score."
             raise Problem("no_default_model", detail)
-        raise self._not_ready(f"No model is published in {self._folder.name}.", self._refused)
+        raise self._not_ready(f"No model is published in {self._folder.name}.", self._refused.keys())
 
     def get(self, name: str) -> Live:
         """The served version of a model; raises the 404, or the 503 where one is published but cannot be used."""
@@ -99,9 +103,9 @@ class Registry:
         if live is not None:
             return live
         if name in self._refused:
-            raise self._not_ready(f"Model '{name}' has no usable version.", {name: self._refused[name]})
+            raise self._not_ready(f"Model '{name}' has no usable version.", [name])
         if name == self._settings.model:
-            raise self._not_ready(f"Model '{name}' is not published yet.", {})
+            raise self._not_ready(f"Model '{name}' is not published yet.")
         raise Problem("model_not_found", "No model of this name is published: see GET /models.")
 
     async def get_version(self, name: str, version: str) -> Live:
@@ -120,11 +124,17 @@ class Registry:
                     raise Problem("model_not_found", "No model of this name is published: see GET /models.")
                 if version not in versions:
                     raise Problem("version_not_found", "No such version is published: see GET /models/NAME.")
+                seen, refusal = await self._in_thread(look, self._folder / name / version), self._pinned_refused.get(key)
+                unusable = self._not_ready(f"Version {version} of model '{name}' cannot be used; the log has the reason.")
+                if refusal is not None and refusal.stands(seen, time.monotonic()):
+                    raise unusable
                 try:
                     self._pinned[key] = await self._load(name, version)
                 except BundleError as error:
+                    self._pinned_refused[key] = Refusal.of(error, seen, refusal, time.monotonic())
                     self._note_refusal(name, version, error)
-                    raise self._not_ready(f"Version {version} of model '{name}' cannot be used.", {}) from None
+                    raise unusable from None
+                self._pinned_refused.pop(key, None)
                 while len(self._pinned) > self._settings.cached_versions:
                     self._forget(self._pinned.popitem(last=False)[1])
             return self._pinned[key]
@@ -151,11 +161,11 @@ class Registry:
             bundle = await asyncio.to_thread(read_bundle, self._folder / live.name / live.version, (REPORT,))
         except BundleError as error:
             log.event(logging.ERROR, "report refused", model=live.name, version=live.version, reason=str(error))
-            raise self._not_ready(f"The report of version {live.version} cannot be read.", {}) from None
+            raise self._not_ready(f"The report of version {live.version} cannot be read.") from None
         return bundle.files[REPORT]
 
     async def refresh(self) -> None:
-        """Takes up every new CURRENT; what is refused is logged and counted, once for each time CURRENT was written."""
+        """Takes up every new CURRENT; what is refused is logged and counted, and not tried again before its files change."""
         published = await self._in_thread(list_models, self._folder)
         for name in self._refused.keys() - set(published):  # whoever took it away wants it no more
             del self._refused[name]
@@ -187,9 +197,9 @@ class Registry:
 
     async def _take_up(self, name: str, again: bool) -> Live:
         async with self._one_at_a_time:
-            written = await self._in_thread(_written, self._folder / name / CURRENT)
-            if not again and name in self._refused and self._refused[name][0] == written:
-                raise BundleError(self._refused[name][1])
+            seen, refusal = await self._in_thread(_look_at_current, self._folder, name), self._refused.get(name)
+            if not again and refusal is not None and refusal.stands(seen, time.monotonic()):
+                raise BundleError(refusal.reason)
             version = "unknown"
             try:
                 version = await self._in_thread(current_version, self._folder, name)
@@ -199,7 +209,8 @@ class Registry:
                     self._swap(live)
                 self._refused.pop(name, None)
             except BundleError as error:
-                self._refused[name] = written, str(error)
+                self._refused[name] = Refusal.of(error, seen, refusal, time.monotonic())
+                self._metrics.reloads[name, "refused"] += 1
                 self._note_refusal(name, version, error)
                 raise
             return live
@@ -231,13 +242,13 @@ class Registry:
             self._shadow_loading = asyncio.get_running_loop().create_task(self._load_shadow(self.shadow))
 
     async def _load_shadow(self, shadow: Shadow) -> None:
-        written = await asyncio.to_thread(_written, self._folder / shadow.name / shadow.version / MANIFEST)
-        if not shadow.is_new(written):
+        seen = await asyncio.to_thread(look, self._folder / shadow.name / shadow.version)
+        if not shadow.is_new(seen):
             return
         try:
             live = await asyncio.to_thread(load, self._folder, shadow.name, shadow.version, self._settings, True)
         except BundleError as error:
-            shadow.refuse(written, str(error))
+            shadow.refuse(seen, error)
         else:
             shadow.take(live.detector, self._live.get(shadow.name))
 
@@ -245,12 +256,11 @@ class Registry:
         self._metrics.forget(live.name, live.version)
 
     def _note_refusal(self, name: str, version: str, error: BundleError) -> None:
-        self._metrics.reloads[name, "refused"] += 1
         self._metrics.refusals[name, error.stage] += 1
         log.event(logging.ERROR, "bundle refused", model=name, version=version, stage=error.stage, reason=str(error))
 
     @staticmethod
-    def _not_ready(detail: str, refused: dict[str, tuple[int, str]]) -> Problem:
+    def _not_ready(detail: str, refused: Collection[str] = ()) -> Problem:
         why = f" Refused: {', '.join(sorted(refused))}; the log has the reason." if refused else ""
         return Problem("not_ready", detail + why, headers={"Retry-After": "5"})
 
@@ -267,8 +277,8 @@ class Registry:
                 log.event(logging.WARNING, "looking for new versions failed", error=type(error).__name__)
 
 
-def _written(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+def _look_at_current(models_dir: Path, name: str) -> Seen:
+    """How CURRENT looks, and the bundle that it names."""
+    with contextlib.suppress(BundleError):
+        return look(models_dir / name / CURRENT, models_dir / name / current_version(models_dir, name))
+    return look(models_dir / name / CURRENT)

@@ -174,7 +174,7 @@ class Reloaded(BaseModel):
 _TYPES: dict[str, Any] = {"numeric": float, "boolean": bool, "datetime": str}
 
 
-def request_model(manifest: Manifest | None) -> type[BaseModel]:
+def request_model(manifest: Manifest | None, *, values: bool = True) -> type[BaseModel]:
     """The body of POST /score for this model; of any model, without one."""
     if manifest is None:
         record: Any = dict[str, Any]
@@ -184,7 +184,7 @@ def request_model(manifest: Manifest | None) -> type[BaseModel]:
         fields, lists = dict[str, Any](), dict[str, Any]()
         for i, feature in enumerate(manifest.features):
             kind: Any = _type(feature) | None
-            fields[f"f{i}"] = (kind, Field(None, alias=feature.name, **_words(feature)))
+            fields[f"f{i}"] = (kind, Field(None, alias=feature.name, **_words(feature, values=values)))
             lists[f"f{i}"] = (list[kind], Field(None, alias=feature.name))
         for i, dropped in enumerate(manifest.dropped):
             fields[f"d{i}"] = (Any, Field(None, alias=dropped.column, description=f"not looked at: {dropped.reason}"))
@@ -215,9 +215,12 @@ TIMEOUT_HEADER: dict[str, Any] = {
 }
 
 
-def score_operation(manifest: Manifest | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The OpenAPI operation of POST /score, and the schemas that it and the other operations refer to."""
-    request = request_model(manifest)
+def score_operation(manifest: Manifest | None, *, values: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The OpenAPI operation of POST /score, and the schemas that it and the other operations refer to.
+
+    values: whether to tell the range of numbers and the most frequent categories of the training table.
+    """
+    request = request_model(manifest, values=values)
     _, found = models_json_schema(
         [(request, "validation"), (ScoreAnswer, "serialization"), (ProblemDocument, "serialization")], ref_template=REFERENCE
     )
@@ -276,9 +279,10 @@ def _type(feature: Feature) -> Any:
     return (int if feature.integer else str) if feature.kind == "categorical" else _TYPES[feature.kind]
 
 
-def _words(feature: Feature) -> dict[str, Any]:
+def _words(feature: Feature, *, values: bool) -> dict[str, Any]:
     if feature.categories:
-        return {"description": "categorical", "examples": list(feature.categories[:5])}
-    seen = f", seen from {feature.low:g} to {feature.high:g}" if feature.low is not None and feature.high is not None else ""
+        return {"description": "categorical", **({"examples": list(feature.categories[:5])} if values else {})}
+    known = values and feature.low is not None and feature.high is not None
+    seen = f", seen from {feature.low:g} to {feature.high:g}" if known else ""
     order = {None: "", True: ", the day first in dates with slashes", False: ", the month first in dates with slashes"}
     return {"description": feature.kind + seen + order[feature.day_first]}

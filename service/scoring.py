@@ -68,10 +68,10 @@ class Scoring:
             if content_type == NDJSON:
                 pieces = Pieces(await receive(), receive, self._limit, held)
                 out = Whole(send, held) if scope["http_version"] == "1.0" else send
-                await self._stream(scope, pieces, out, live, gzipped, began, until)
+                await self._stream(scope, pieces, out, live, gzipped, until)
                 return
-            answer, parse, queue = await self._score(scope, receive, held, content_type, gzipped, until)
-        total = perf_counter() - began
+            answer, parse, queue, arrived = await self._score(scope, receive, held, content_type, gzipped, until)
+        total = perf_counter() - arrived
         extent = (b"content-length", b"%d" % len(answer.body))
         await send(start(content_type, extent, request_id, server_timing(parse, queue, answer.inference, total)))
         await send({"type": "http.response.body", "body": answer.body})
@@ -80,21 +80,22 @@ class Scoring:
 
     async def _score(
         self, scope: Scope, receive: Receive, held: Holding, content_type: bytes, gzipped: bool, until: float
-    ) -> tuple[Answer, float, float]:
-        """The answer, and the seconds of parsing and of waiting. With it, nothing has the body any more."""
+    ) -> tuple[Answer, float, float, float]:
+        """The answer, the seconds of parsing and of waiting, and when the body was whole. Nothing has the body any more."""
         live, trace, message = scope["live"], scope["trace"], await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         body = message["body"]
         if message["more_body"] or len(body) > self._inline:
             body = await read_body(message, receive, self._limit, held)
+        arrived = perf_counter()
         if content_type == ARROW:
             table = tabular.Request(live, body, self._limit, self._max_records, scope["query_string"], gzipped=gzipped)
-            return await self.in_background(live, table.rows, table.answer, until, trace, receive)
+            return *await self.in_background(live, table.rows, table.answer, until, trace, receive), arrived
         if len(body) > self._inline or gzipped:
             rows = estimate_rows(body, live.detector.manifest.width, gzipped)
-            return await self.in_background(live, rows, partial(self._work, live, body, gzipped), until, trace, receive)
-        arrived = perf_counter()
+            work = partial(self._work, live, body, gzipped)
+            return *await self.in_background(live, rows, work, until, trace, receive), arrived
         cost = self._batcher.admit(len(body))
         batch = live.reader.read(body)
         parse = perf_counter() - arrived
@@ -104,15 +105,13 @@ class Scoring:
         queue = answer.began - arrived - parse
         if trace is not None:
             trace.add((arrived + parse, queue), (arrived, parse), (answer.began, answer.inference))
-        return answer, parse, queue
+        return answer, parse, queue, arrived
 
     async def _find(self, path: str) -> Live:
         parts = path.split("/")  # "", "models", name, "score", or with "versions", version in between
         return self._registry.get(parts[2]) if len(parts) == 4 else await self._registry.get_version(parts[2], parts[4])
 
-    async def _stream(
-        self, scope: Scope, pieces: Pieces, send: Send, live: Live, gzipped: bool, began: float, until: float
-    ) -> None:
+    async def _stream(self, scope: Scope, pieces: Pieces, send: Send, live: Live, gzipped: bool, until: float) -> None:
         """Answers a stream of lines. A problem is the whole answer if no result was sent yet; else it is the last line."""
         alpha, _, explain = query(scope["query_string"], ("alpha", "explain"))
         stream = Stream(live, Lines(self._limit, gzipped=gzipped), self._max_records, alpha, explain)
@@ -137,7 +136,7 @@ class Scoring:
                         inference = block.answer.began, block.answer.inference
                         scope["trace"].add((queued, spent[1]), (block.began, block.parse), inference)
                     if not started:
-                        timing = server_timing(seconds[0], seconds[1], seconds[2], perf_counter() - began)
+                        timing = server_timing(seconds[0], seconds[1], seconds[2], sum(seconds))
                         extent = (b"content-length", b"%d" % len(block.answer.body)) if ended else (b"connection", b"close")
                         await send(start(NDJSON, extent, request_id, timing))
                         started = True
@@ -156,7 +155,7 @@ class Scoring:
             await send(part(b"", more=False))
         finally:
             pieces.close()
-        self._observe(*seconds, perf_counter() - began)
+        self._observe(*seconds, sum(seconds))
         scope["scored"] = (live.name, live.version, records, anomalies)
 
     async def in_background(

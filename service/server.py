@@ -10,6 +10,7 @@ import select
 import socket
 import time
 from collections.abc import Mapping
+from logging import WARNING
 from typing import Any, cast
 
 import uvicorn
@@ -19,7 +20,7 @@ from uvicorn.supervisors import multiprocess
 from service import log
 from service.app import Service
 from service.http_protocol import LINGER_SECONDS, LINGER_TURNS, LimitedProtocol
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, service_links
 from service.workers import is_left_alone, shared_folder
 
 CANNOT_START = 2
@@ -169,6 +170,9 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
     for name, value in overrides.items():
         os.environ[PREFIX + name.upper()] = value
     log.configure(settings.log_format)
+    links = service_links(os.environ)
+    if links:
+        log.event(WARNING, f"{min(links)} is Kubernetes' and no setting: ignored, as all that it sets for a Service of that name")
     _allow_connections()
     config = uvicorn.Config(
         "service.app:create_app",
@@ -183,6 +187,7 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
         server_header=False,
         access_log=False,
         log_config=None,
+        timeout_keep_alive=settings.idle_seconds,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
     try:

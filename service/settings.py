@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +16,6 @@ SERVICE_LINK = re.compile(
     r"ANOMALY_(\w+_)?(PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://\S+|PORT_\d+_(TCP|UDP|SCTP)_(PROTO=(tcp|udp|sctp)|PORT=\d+|ADDR=\S+)"
     r"|SERVICE_HOST=[0-9a-fA-F.:]+|SERVICE_PORT(_\w+)?=\d+)"
 )
-logger = logging.getLogger("service")
 LogFormat = Literal["json", "text"]
 ProviderChoice = Literal["auto", "cuda", "cpu"]
 
@@ -42,6 +40,13 @@ def _seconds(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 1e6:
         raise ValueError("seconds, 0 or more")
+    return value
+
+
+def _some_seconds(text: str) -> float:
+    value = _seconds(text)
+    if not value:
+        raise ValueError("seconds, more than 0")
     return value
 
 
@@ -100,19 +105,25 @@ class Settings:
     )
     api_keys: tuple[str, ...] = _setting((), _several, "keys that may score and read, comma-separated; none: open to all")
     api_keys_file: Path | None = _setting(
-        None, Path, "a file of such keys, one a line or comma-separated; looked at again as often as CURRENT is"
+        None,
+        Path,
+        "a file of such keys, one a line or comma-separated, # begins a comment; looked at again as often as CURRENT is",
     )
     admin_keys: tuple[str, ...] = _setting(
         (), _several, "keys that may also reload, comma-separated; none: admin endpoints are off"
     )
     admin_keys_file: Path | None = _setting(None, Path, "a file of such keys, looked at again likewise")
     metrics_need_key: bool = _setting(False, _truth, "whether GET /metrics asks for an API key")
-    docs_need_key: bool = _setting(False, _truth, "whether /docs and /openapi.json ask for an API key")
+    docs_need_key: bool = _setting(
+        False, _truth, "whether /docs and /openapi.json ask for an API key; else they tell no values where there are keys"
+    )
     page: bool = _setting(True, _truth, "whether / is a page for people; without it, nothing is kept for it either")
     page_values: bool = _setting(False, _truth, "whether the page shows values of the latest flagged records; else none are kept")
     max_body_bytes: int = _setting(16 << 20, _whole(1024), "the largest body, also after inflating; above it 413")
     held_bytes: int = _setting(
-        128 << 20, _whole(1024), "the most bytes of bodies, and of answers not taken, held at a time; above it 429"
+        128 << 20,
+        _whole(1024),
+        "the most bytes of bodies, and of answers not taken, held at a time, but at least ANOMALY_MAX_BODY_BYTES; above it 429",
     )
     max_records: int = _setting(10_000, _whole(1), "the most records a request; above it 413")
     queue_rows: int = _setting(40_000, _whole(1), "the most rows waiting or being scored in the background; above it 429")
@@ -130,11 +141,17 @@ class Settings:
     health_seconds: float = _setting(
         5.0, _seconds, "the age of the last good score from which /health scores a record of its own"
     )
-    head_seconds: float = _setting(5.0, _seconds, "time for the head of a request to arrive; then 408 (`serve` only)")
+    head_seconds: float = _setting(5.0, _some_seconds, "time for the head of a request to arrive; then 408 (`serve` only)")
     request_seconds: float = _setting(
         30.0,
-        _seconds,
+        _some_seconds,
         "time for the whole of a request to arrive, then 408; also for a client that takes no answer (`serve` only)",
+    )
+    idle_seconds: int = _setting(
+        75,
+        _whole(1, 86_400),
+        "time that a connection stays open between requests; more than that of a proxy in front, which may else send a request "
+        "where nobody reads it any more (`serve` only)",
     )
     shutdown_seconds: int = _setting(30, _whole(0, 3600), "time that requests under way have to finish after SIGTERM")
     tracing: bool = _setting(
@@ -147,11 +164,7 @@ class Settings:
     def read(cls, environment: Mapping[str, str] = os.environ) -> Settings:
         """The settings that these variables give; empty ones count as unset. Raises SettingsError."""
         known = {variable(setting): setting for setting in fields(cls)}
-        linked = {name for name, text in environment.items() if SERVICE_LINK.fullmatch(f"{name}={text}")}
-        if linked:
-            logger.warning(
-                "%s is Kubernetes' and no setting: ignored, as all that it sets for a Service of that name", min(linked)
-            )
+        linked = service_links(environment)
         unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known and name not in linked)
         if unknown:
             raise SettingsError(f"{unknown[0]} is no setting of the service; there are {', '.join(known)}")
@@ -164,12 +177,27 @@ class Settings:
                 except ValueError as error:
                     raise SettingsError(f"{name} must be {error}") from None
         settings = cls(**values)
+        if "held_bytes" in values and settings.held_bytes < settings.max_body_bytes:
+            raise SettingsError(
+                f"{PREFIX}HELD_BYTES must be at least {PREFIX}MAX_BODY_BYTES, which is {settings.max_body_bytes}: a body that is "
+                "alone has room"
+            )
+        unguarded = [name for name in ("metrics_need_key", "docs_need_key") if getattr(settings, name)]
+        if unguarded and not settings.api_keys and not settings.api_keys_file:
+            raise SettingsError(
+                f"{PREFIX}{unguarded[0].upper()} needs {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE: there is no key"
+            )
         if settings.workers > 1 and not settings.reload_seconds and (settings.admin_keys or settings.admin_keys_file):
             raise SettingsError(
                 f"{PREFIX}RELOAD_SECONDS must be above 0 with {settings.workers} workers and admin keys: a reload reaches one "
                 "worker, and the others follow only by looking for a new CURRENT themselves"
             )
         return settings
+
+
+def service_links(environment: Mapping[str, str]) -> set[str]:
+    """The variables that are Kubernetes' and no settings, although they begin as these do."""
+    return {name for name, text in environment.items() if SERVICE_LINK.fullmatch(f"{name}={text}")}
 
 
 def variable(setting: Field[Any]) -> str:

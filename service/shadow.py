@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from service import log
 from service.detector import Detector
-from service.manifest import Feature, Manifest
+from service.manifest import BundleError, Feature, Manifest
 from service.metrics import Comparison, Metrics
+from service.refusals import Refusal, Seen
 
 GATHER_SECONDS = 0.05  # a run costs far more to begin than to go on, and nobody waits for this one
 RUN_ROWS = 512
@@ -64,7 +66,7 @@ class Shadow:
         self.name, self.version = name, version
         self._metrics = metrics
         self._detector: Detector | None = None
-        self._seen: int | None = None  # when the bundle was written that was tried last
+        self._refusal: Refusal | None = None  # of the bundle that was tried last
         self.state, self.reason = "loading", "it is being loaded"
         self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
         self._bytes, self._lock = 0, threading.Lock()
@@ -81,14 +83,14 @@ class Shadow:
         )
         return {"model": self.name, "version": self.version, "state": state, "reason": reason or None}
 
-    def is_new(self, written: int) -> bool:
-        """Whether a bundle written then is to be tried: none is loaded, and this one has not been."""
-        return self._detector is None and written != self._seen
+    def is_new(self, seen: Seen) -> bool:
+        """Whether a bundle that looks so is to be tried: none is loaded, and this one has not been for nothing."""
+        return self._detector is None and not (self._refusal and self._refusal.stands(seen, time.monotonic()))
 
-    def refuse(self, written: int, reason: str) -> None:
-        """The bundle written then cannot be used."""
-        self._seen = written
-        log.event(logging.WARNING, "shadow refused", model=self.name, version=self.version, reason=reason)
+    def refuse(self, seen: Seen, error: BundleError) -> None:
+        """The bundle that looked so cannot be used."""
+        self._refusal = Refusal.of(error, seen, self._refusal, time.monotonic())
+        log.event(logging.WARNING, "shadow refused", model=self.name, version=self.version, reason=str(error))
         self.state, self.reason = "refused", "its bundle cannot be used; the log has the reason"
 
     def take(self, detector: Detector, live: Served | None) -> None:

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from pydantic import TypeAdapter
 
 from service.errors import CODES
 from service.schemas import ColumnResults, RecordResult, request_model
 from tests.service.client import Client
+from tests.service.conftest import Serve
 from tests.service.tiny_bundle import GOOD, ODD
 
 HEAVY = {"torch", "pandas", "sklearn", "matplotlib", "onnx", "pyarrow", "training"}
@@ -41,6 +43,24 @@ def test_openapi_describes_scoring_by_the_features_of_the_model(service: Client)
     assert set(schemas["ProblemDocument"]["properties"]["code"]["enum"]) == set(CODES)
     references = {text.split('"')[0] for text in json.dumps(document).split("#/components/schemas/")[1:]}
     assert references <= schemas.keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"), [({}, True), ({"api_keys": ("key",)}, False), ({"api_keys": ("key",), "docs_need_key": True}, True)]
+)
+def test_openapi_tells_values_of_the_training_table_only_to_those_who_may_score(
+    serve: Serve, settings: dict[str, Any], told: bool
+) -> None:
+    client = serve(**settings)
+    manifest = client.app.registry.default().detector.manifest
+    document = client.get("/openapi.json", headers={"x-api-key": "key"}).raise_for_status().json()
+    record = document["components"]["schemas"]["Record"]["properties"]
+    text = json.dumps(list(record.values()))
+    values = [f"{feature.low:g} to" for feature in manifest.features if feature.low is not None]
+    values += [f'"{category}"' for feature in manifest.features for category in feature.categories if isinstance(category, str)]
+    assert len(values) > 2
+    assert [value in text for value in values] == [told] * len(values)
+    assert record.keys() == GOOD.keys()
 
 
 def test_answers_are_what_the_document_says(service: Client) -> None:

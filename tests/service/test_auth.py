@@ -86,14 +86,23 @@ def test_without_an_admin_key_reload_is_off_and_says_why(serve: Serve) -> None:
 
 
 def test_keys_may_come_from_files(tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("one\n two,three\n\n")
+    (tmp_path / "keys").write_text("# of team x, 2026\none\n two,three\n\n  # four\n", encoding="utf-8-sig")
     keys = Keys(Settings(api_keys_file=tmp_path / "keys", admin_keys_file=tmp_path / "keys"))
     for key in (b"one", b"two", b"three"):
         keys.check_api({b"x-api-key": key})
         keys.check_admin({b"x-api-key": key})
+    for key in (b"#", b"of", b"2026", b"# four", b"four"):
+        with pytest.raises(Problem, match="Send a valid key"):
+            keys.check_api({b"x-api-key": key})
+    (tmp_path / "blank").write_text("one two\n")
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "no text").write_bytes(b"\xff\xfe")
-    for name, told in (("empty", ""), ("missing", ""), ("no text", ": the file of keys cannot be read")):
+    for name, told in (
+        ("empty", ""),
+        ("missing", ""),
+        ("blank", ": a key has a blank in it"),
+        ("no text", ": the file of keys cannot be read"),
+    ):
         with pytest.raises(SettingsError, match=f"{name}{told}"):
             Keys(Settings(api_keys_file=tmp_path / name))
 

@@ -16,15 +16,17 @@ from typing import Any
 import pytest
 import uvicorn
 
-from service import direct
+from service import batching, direct, scoring
 from service.app import create_app
 from service.http_protocol import LimitedProtocol
 from service.settings import Settings
 from tests.service.test_direct import request
-from tests.service.test_http_protocol import DEADLINE, WHOLE, read_answer, serving
+from tests.service.test_http_protocol import BODY, DEADLINE, POST, WHOLE, read_answer, serving
 from tests.service.test_workers import wait_for
 from tests.service.tiny_bundle import GOOD
 
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+LATER = Settings.idle_seconds + 1.0
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -100,6 +102,7 @@ def server(bundle_dir: Path) -> Iterator[uvicorn.Server]:
     """uvicorn with this protocol in a thread, whose connections a test can look at as the sweep does."""
     app = create_app(Settings(models_dir=bundle_dir, provider="cpu", reload_seconds=0.0, log_requests=False))
     words: Any = {"proxy_headers": False, "interface": "asgi3", "ws": "none", "log_config": None}
+    words["timeout_keep_alive"] = Settings.idle_seconds
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, http=LimitedProtocol, **words))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -137,12 +140,46 @@ def test_an_idle_connection_is_closed_only_at_a_second_look(
             done(lambda protocol: protocol.check_time(protocol.loop.time() + later))
 
         ask()
-        look(6.0)
+        look(LATER)
         time.sleep(0.01)  # the loop's clock tells milliseconds: else both answers may be of one
         ask()
-        look(6.0)
-        look(6.5)
+        look(LATER)
+        look(LATER + 0.5)
         assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("way", [WHOLE, CHUNKED], ids=["short", "long"])
+def test_the_time_that_a_client_takes_to_send_is_none_of_the_service(
+    server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch, way: bytes
+) -> None:
+    late = [0.0]
+    for module in (direct, scoring, batching):
+        monkeypatch.setattr(module, "perf_counter", lambda: time.perf_counter() + late[0])
+    with socket.create_connection(server.servers[0].sockets[0].getsockname(), timeout=DEADLINE) as connection:
+        connection.sendall(way[:-9])
+        end = time.monotonic() + DEADLINE
+        while not any(protocol.cycle for protocol in connections(server)):  # until its head has been read
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.05)
+        late[0] = 1e6  # seconds
+        connection.sendall(way[-9:])
+        status, headers, _ = read_answer(connection)
+    assert status == 200
+    assert float(headers["server-timing"].rpartition("=")[2]) < 1e6  # milliseconds
+
+
+def test_a_request_that_is_cut_off_by_the_end_has_a_line_and_no_other(bundle_dir: Path) -> None:
+    with serving(bundle_dir, shutdown_seconds="1") as server, closing(open_when_ready(server.port)) as connection:
+        connection.sendall(CHUNKED[:-9])
+        assert server.process.stderr is not None
+        told = [server.process.stderr.readline()]  # of open_when_ready
+        server.process.send_signal(signal.SIGTERM)
+        told += server.process.stderr.readlines()
+    lines = [json.loads(line) for line in told]
+    (cut,) = [line for line in lines if line.get("path") == '"/score"' or line.get("path") == "/score"]
+    assert (cut["status"], cut["method"]) == (503, "POST")
+    assert [line for line in lines if "exception" in line["event"].lower()] == []
 
 
 def test_a_service_that_ends_says_that_the_connection_does(server: uvicorn.Server) -> None:

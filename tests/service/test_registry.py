@@ -11,7 +11,7 @@ from service import promotion
 from service.__main__ import main
 from service.bundle import current_version
 from service.errors import Problem
-from service.manifest import BundleError
+from service.manifest import CURRENT, BundleError
 from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
@@ -111,6 +111,39 @@ def test_a_refusal_is_counted_by_how_far_the_bundle_came(
     check_problem(reload(admin), 409, "bundle_refused")
     assert f'anomaly_refusals_total{{model="tiny",stage="{stage}"}} 1.0' in admin.get("/metrics").text
     assert admin.score(BODY)["version"] == OLD
+
+
+def test_a_pinned_version_that_cannot_be_used_is_read_once_and_is_no_failed_update(admin: Any, models_dir: Path) -> None:
+    folder = publish(models_dir, version=NEW)
+    point(models_dir, "tiny", OLD)
+    damage(folder, "scorer.onnx")
+    path = f"/models/tiny/versions/{NEW}/score"
+    for _ in range(3):
+        check_problem(admin.post(path, json=BODY), 503, "not_ready")
+    text = admin.get("/metrics").text
+    assert 'anomaly_refusals_total{model="tiny",stage="files"} 1.0' in text
+    assert 'anomaly_reloads_total{model="tiny",result="refused"} 0.0' in text
+    assert 'anomaly_bundle_refused{model="tiny"} 0.0' in text
+    assert "anomaly_not_ready 0.0" in text
+    damage(folder, "scorer.onnx")  # the same bit once more: it is whole
+    assert admin.score(BODY, path)["version"] == NEW
+
+
+def test_a_bundle_of_which_a_file_came_late_is_taken_up_when_it_is_there(admin: Any, models_dir: Path) -> None:
+    """A copy that keeps the times of files, as rsync -a does, leaves CURRENT as it was."""
+    folder = publish(models_dir, version=NEW)
+    current, late = models_dir / "tiny" / CURRENT, models_dir.parent / "scorer.onnx"
+    (folder / "scorer.onnx").rename(late)
+    written = current.stat().st_mtime_ns
+    for _ in range(2):
+        admin.run(admin.app.registry.refresh())
+    assert 'anomaly_bundle_refused{model="tiny"} 1.0' in admin.get("/metrics").text
+    assert admin.app.metrics.reloads["tiny", "refused"] == 1
+    shutil.copy2(late, folder / "scorer.onnx")
+    assert current.stat().st_mtime_ns == written
+    admin.run(admin.app.registry.refresh())
+    assert admin.score(BODY)["version"] == NEW
+    assert 'anomaly_bundle_refused{model="tiny"} 0.0' in admin.get("/metrics").text
 
 
 def test_a_refused_version_is_not_tried_again_until_current_is_written_again(admin: Any, models_dir: Path) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service import log
-from service.settings import Settings, SettingsError, table, variable
+from service.settings import Settings, SettingsError, service_links, table, variable
 
 
 def test_defaults_and_values() -> None:
@@ -92,13 +91,31 @@ LINKS = {
 }
 
 
-def test_what_kubernetes_sets_for_a_service_of_this_name_is_ignored(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(log.logger, "handlers", [caplog.handler])  # whatever was made of it in this process before
-    monkeypatch.setattr(log.logger, "propagate", False)
+def test_what_kubernetes_sets_for_a_service_of_this_name_is_ignored() -> None:
     assert Settings.read({**LINKS, "ANOMALY_WORKERS": "2"}) == Settings(workers=2)
-    assert len(caplog.records) == 1
+    assert service_links({**LINKS, "ANOMALY_WORKERS": "2"}) == LINKS.keys()
+
+
+@pytest.mark.parametrize("setting", ["METRICS_NEED_KEY", "DOCS_NEED_KEY"])
+def test_a_key_that_is_asked_for_must_be_there(setting: str) -> None:
+    asked = {f"ANOMALY_{setting}": "true"}
+    with pytest.raises(SettingsError, match=f"ANOMALY_{setting} needs ANOMALY_API_KEYS"):
+        Settings.read({**asked, "ANOMALY_ADMIN_KEYS": "root"})
+    for there in ({"ANOMALY_API_KEYS": "one"}, {"ANOMALY_API_KEYS_FILE": "keys"}):
+        assert getattr(Settings.read({**asked, **there}), setting.lower())
+
+
+def test_room_for_bodies_is_at_least_that_of_one() -> None:
+    with pytest.raises(SettingsError, match="ANOMALY_HELD_BYTES must be at least ANOMALY_MAX_BODY_BYTES, which is 16777216"):
+        Settings.read({"ANOMALY_HELD_BYTES": "16777215"})
+    assert Settings.read({"ANOMALY_HELD_BYTES": "16777216"}).held_bytes == 16 << 20
+    assert Settings.read({"ANOMALY_MAX_BODY_BYTES": str(1 << 30)}).max_body_bytes == 1 << 30  # the room grows with it
+
+
+@pytest.mark.parametrize("name", ["HEAD_SECONDS", "REQUEST_SECONDS", "IDLE_SECONDS"])
+def test_no_time_at_all_is_no_time_limit(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"ANOMALY_{name} must be"):
+        Settings.read({f"ANOMALY_{name}": "0"})
 
 
 @pytest.mark.parametrize(
