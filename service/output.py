@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from arro3.core import RecordBatch, RecordBatchReader, Schema
+from arro3.core import Array, RecordBatch, RecordBatchReader, Schema
 from arro3.io import write_csv, write_parquet
 
 from service.sources import PARQUET_ENDINGS, TableError
@@ -52,7 +52,12 @@ def _write(batches: Iterable[RecordBatch], schema: Schema, path: Path | None, to
     def watched() -> Iterator[RecordBatch]:
         # arro3 makes a bare Exception of whatever is raised in here: the true one is kept.
         try:
-            yield from batches
+            empty = True
+            for batch in batches:
+                empty = False
+                yield batch
+            if empty:  # the header of a CSV file comes with the first batch
+                yield RecordBatch.from_arrays([Array([], type=field.type) for field in schema], schema=schema)
         except BaseException as error:
             failed.append(error)
             raise

@@ -77,7 +77,7 @@ def _paths(text: str) -> tuple[Path, ...]:
 def _version(text: str) -> tuple[str, str]:
     name, _, version = text.partition(":")
     if not name or not version or ":" in version:
-        raise ValueError("NAME:VERSION, such as payments:20261126T153851Z-9894f0")
+        raise ValueError("NAME:VERSION, such as payments:20261126T193030Z-018aeb")
     return name, version
 
 

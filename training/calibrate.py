@@ -21,6 +21,7 @@ from training.config import Config
 from training.elbo import Elbo
 from training.fit import parts_of, take
 from training.gaps import counts_of
+from training.levels import without_their_own
 from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.scorer import Scorer, judge, weighed
@@ -60,16 +61,16 @@ def build(
 def remember(scorer: Scorer, x: NDArray[np.float32], config: Config, whiten: bool) -> None:
     """Adds a memory and centres, of at most config.pool of the training records x (N, C), to the scorer.
 
-    whiten: whether the centres are in a whitened view, which records that calibrate must have had no part in.
+    whiten: whether the memory is in a whitened view, which records that calibrate must have had no part in.
     """
     draw = np.random.default_rng(config.seed)
     pool = pool_of(len(x), config, draw)
     slots, out = expected(scorer, x[pool])
     ownership = slot_ownership(scorer.preprocessing)
     near, wide = (View(scorer.preprocessing, slots, wide) for wide in (False, True))
-    memory = Memory(near, ownership, near(slots, out), slots.gap, config, draw)
-    seen = Whitened(wide, wide(slots, out), config, draw) if whiten else wide
-    centres = Centres(seen, ownership, seen(slots, out), slots.gap, config, draw)
+    seen = Whitened(near, near(slots, out), config, draw) if whiten else near
+    memory = Memory(seen, ownership, seen(slots, out), slots.gap, config, draw)
+    centres = Centres(wide, ownership, wide(slots, out), slots.gap, config, draw)
     memory.kept, centres.made_from = torch.from_numpy(pool)[memory.kept], torch.from_numpy(pool)
     scorer.distances.extend([memory, centres])
 
@@ -111,7 +112,7 @@ def without_themselves(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.
 
 def honest_terms(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.int8], rows: Tensor) -> tuple[Elbo, list[Term]]:
     """What is seen of the training records at `rows` (n,) of all x (N, C), each by the net and the memories that lack it."""
-    slots, out = expected(scorer, x[rows.numpy()])
+    slots, out = expected(scorer, without_their_own(scorer.preprocessing, x, rows.numpy()))
     every = [net(slots)[0] for net in scorer.nets]
     own = torch.from_numpy(fold.astype(np.int64))[rows], torch.arange(len(rows))
     evidence = Elbo(*(torch.stack(parts)[own] for parts in zip(*every, strict=True)))

@@ -24,8 +24,9 @@ SCORES = {
         "The score is a surprise, in nats. Several small variational autoencoders, each trained without one part of the "
         "records, give a reconstruction error; a memory of training records gives the distance to the nearest of them, and their "
         "centres the distance to what is common. "
-        "Each of these terms becomes −log of its tail probability among normal records that it was not fitted to; these are "
-        "added, the nets' with less weight, and the score is −log of the tail probability of that sum. A score of 4.6 nats is "
+        "Each of these terms becomes −log of its tail probability among normal records that it was not fitted to; their "
+        "weighted squares are added, the nets' and the centres' with less weight than the memory's, and the score is −log of the "
+        "tail probability of the root of that sum. A score of 4.6 nats is "
         "reached by about one normal record in a hundred, in every model alike."
     ),
     "elbo": (

@@ -1,7 +1,7 @@
 """The centres of the training records: how far a record is from all of them, feature by feature.
 
 Where the memory tells what is a little off, these tell what is far from everything: a few hundred centres are enough for that,
-and cost a tenth of the memory. In a whitened view, what goes another way beside the rest than it usually does is far, too.
+and cost a tenth of the memory.
 """
 
 from __future__ import annotations

@@ -9,32 +9,55 @@ from numpy.typing import NDArray
 
 from service.manifest import Feature
 
-SHARE = 0.02  # of the rows that are copies, from which it matters
-RARELY = 0.5  # of the distinct rows, as many values has a column that hardly repeats by itself
+SHARE = 0.02  # of the rows that are copies, and of a key's values that repeat, from which it matters
+KEY = 0.3  # of the rows, as many values has a key at least, which tells them apart
+ALONE = 0.5  # of a key's values that repeat where it is the only column, so that nothing else can differ
+SEVERAL = 3  # columns, of more than which halves are keys, too
 PRIME = np.uint64(0x100000001B3)
 
 
 def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
     """What the user should know of normal records x (N, C) of which many are copies, or None.
 
-    Where all columns repeat by themselves, as categories do, new records are copies, too, and nothing is wrong.
+    Where rows repeat by themselves, as those of a few categories do, new records are copies, too, and nothing is wrong. So some
+    key is looked for, a column or half of them, of which hardly any two rows have the same value but such as are alike in all
+    other columns, too, more often than chance makes them so.
     """
+    whole = _digests(x)
     is_copy = np.ones(len(x), np.bool_)
-    is_copy[np.unique(_digests(x), return_index=True)[1]] = False
-    place = 0
-    for feature in features:
-        column, place = x[:, place], place + feature.width
-        there = ~np.isnan(column)
+    is_copy[np.unique(whole, return_index=True)[1]] = False
+    place = np.cumsum([0, *(feature.width for feature in features)])
+    columns = [list(range(place[f], place[f + 1])) for f in range(len(features))]
+    keys = [(f"column {feature.name} hardly repeats", own) for feature, own in zip(features, columns, strict=True)]
+    if len(features) > SEVERAL:
+        keys += [
+            ("they hardly repeat in half of the columns", [place for own in columns[half::2] for place in own]) for half in (0, 1)
+        ]
+    for told, key in keys:
+        there = ~np.isnan(x[:, key]).all(1)
         repeated = int((is_copy & there).sum())
-        if feature.kind != "numeric" or repeated < max(1, SHARE * len(x)):
-            continue
-        distinct = column[there & ~is_copy]
-        if len(np.unique(distinct)) > RARELY * len(distinct):
+        if repeated >= max(1, SHARE * len(x)) and _is_copied(x[there], whole[there], key):
             return (
-                f"{repeated:,} of {len(x):,} normal rows are copies of others, although column {feature.name} hardly repeats: "
+                f"{repeated:,} of {len(x):,} normal rows are copies of others, although {told}: "
                 "unless new records are copies of these rows as often, too many of them are flagged; remove the copies"
             )
     return None
+
+
+def _is_copied(x: NDArray[np.float32], whole: NDArray[np.uint64], key: Sequence[int]) -> bool:
+    """Whether rows x (N, C) that are alike in the key's columns are alike as a whole, more often than chance makes them so."""
+    rest = np.delete(x, key, axis=1)
+    _, of_key, count = np.unique(_digests(x[:, key]), return_inverse=True, return_counts=True)
+    if len(count) < KEY * len(x):
+        return False
+    distinct = np.unique(np.column_stack([of_key.astype(np.uint64), whole]), axis=0)[:, 0].astype(int)
+    repeated = count > 1
+    copied = repeated & (np.bincount(distinct, minlength=len(count)) == 1)  # all rows of this value are the same row
+    if not rest.shape[1]:
+        return bool(copied.sum() >= ALONE * len(count))
+    _, alike = np.unique(_digests(rest), return_counts=True)
+    chance = float(((alike / len(x)) ** 2).sum())
+    return bool(copied.sum() >= SHARE * len(count) and copied.sum() > (1 + chance) / 2 * repeated.sum())
 
 
 def _digests(x: NDArray[np.float32]) -> NDArray[np.uint64]:

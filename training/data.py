@@ -21,9 +21,9 @@ from service import arrow
 from service.manifest import KL, Dropped, Feature, Kind
 from service.sources import Source, TableError, open_sources
 from service.tables import encode_batch
-from training import copies, strays
+from training import copies, identifiers, strays
 from training.config import Config
-from training.kinds import Column, Mode, RereadError, UnusableError
+from training.kinds import WHOLE_MAX, Column, Mode, RereadError, UnusableError
 
 LABELS_TOLD = 5  # values of the label column in an error
 LEAST = 2  # normal rows; so few make no good model, but one makes none
@@ -70,7 +70,7 @@ def read_dataset(
     used = {feature.name for feature in features}
     warnings = tuple(warning for name in names for warning in columns[name].warnings(dropped=name not in used))
     copied = copies.warning(x, features)
-    warnings = (*warnings, *([copied] if copied else []))
+    warnings = (*warnings, *identifiers.warnings(x, features), *([copied] if copied else []))
     odd = {name: found.shown() for name in names if (found := columns[name].strays)}
     sums = tuple((source.path.name, _sha256(source.path)) for source in sources)
     told = {"label": label, "normal": normal, "drop": list(drop), "kinds": asked}
@@ -168,13 +168,19 @@ class _Rows:
             return np.ones(batch.num_rows, bool)
         labels = arrow.plain(batch.column(self._label))
         if not arrow.is_text(labels.type):
-            labels = compute.cast(labels, DataType.string())
+            try:
+                labels = compute.cast(labels, DataType.string())
+            except Exception:  # noqa: BLE001 - arro3 raises bare ones
+                raise TableError(f"{source.path}: column {self._label} cannot be the label: it has {labels.type}") from None
         wanted = _canonical(self._normal)
 
         def is_wanted(text: str) -> float | None:
-            if text.strip() and len(self._labels) < LABELS_TOLD:
+            same = _canonical(text) == wanted
+            if text.strip() in arrow.MISSING and not same:
+                return None
+            if len(self._labels) < LABELS_TOLD:
                 self._labels[text.strip()] = None
-            return float(_canonical(text) == wanted) if text.strip() else None
+            return float(same)
 
         same, missing = arrow.by_distinct(labels, is_wanted)
         missing += np.flatnonzero(np.isnan(same)).tolist()
@@ -244,8 +250,10 @@ def _canonical(value: str) -> str:
     text = value.strip()
     if text.lower() in ("true", "false"):  # Parquet's booleans and those that CSV files have
         return text.lower()
+    if text.lstrip("+-").isdecimal():
+        return repr(float(text)) if abs(int(text)) < WHOLE_MAX else str(int(text))
     try:
-        return repr(float(text))
+        return text if "_" in text else repr(float(text))
     except ValueError:
         return text
 

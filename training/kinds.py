@@ -27,6 +27,14 @@ STRAY = 0.01  # up to this share of cells that are no number among numbers is a 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 HEAD = 1_000  # values that are looked at to choose how to read a column
 STEPS_LEAST = 10_000  # of float32, from the least to the largest value of a column: with fewer, some become equal
+# Words that are true and false beside each other; N beside F are two codes.
+YES_AND_NO = (
+    {"true", "false", "t", "f"},
+    {"true", "false", "1", "0"},
+    {"yes", "no", "y", "n"},
+    {"yes", "no", "1", "0"},
+)
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 WHOLE_MAX = 2.0**53  # float64 tells whole numbers apart up to here
 
 Mode = Literal["numbers", "datetimes", "texts"]
@@ -111,6 +119,8 @@ class Column:
         present, fitting = self.present.total(), self.fitting.total()
         if not present:
             raise UnusableError("no values")
+        if not self.asked and PANDAS_INDEX.fullmatch(self.name):
+            raise UnusableError("the index of a pandas table")
         missing_rate = 1 - present / self.rows
         if self.mode == "texts":
             return self._text_feature(missing_rate)
@@ -264,7 +274,8 @@ class Column:
             raise RereadError("datetimes")
         if len(self.texts) == 1 and not missing_rate:
             raise UnusableError("constant")
-        boolean = all(text.strip().lower() in arrow.BOOLEANS for text in self.texts)
+        words = {text.strip().lower() for text in self.texts}
+        boolean = words <= arrow.BOOLEANS.keys() and (self.asked == "boolean" or any(words <= pair for pair in YES_AND_NO))
         if self.asked == "boolean" and not boolean:
             source = next(iter(self.present))
             raise TableError(f"{source.path}, column {self.name}: not only true, false, yes, no, 1 and 0; use --categorical")

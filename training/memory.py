@@ -17,7 +17,6 @@ from training.fit import parts_of
 from training.gaps import trust, unknown
 from training.preprocessing import Slots
 from training.stable import gather_up, total
-from training.views import View
 
 RADIUS = (0.2, 2.0)  # the least and largest radius that counts, in mean radii
 RADIUS_MEAN_LEAST = 1e-9
@@ -49,7 +48,7 @@ class Memory(nn.Module):
     ownership: Tensor  # (D, F) 1 where a slot belongs to a feature
 
     def __init__(
-        self, view: View, ownership: Tensor, seen: Tensor, gap: Tensor, config: Config, draw: np.random.Generator
+        self, view: nn.Module, ownership: Tensor, seen: Tensor, gap: Tensor, config: Config, draw: np.random.Generator
     ) -> None:
         """Remembers at most config.memory of the records whose values in the view are `seen` (N, D); `gap` (N, D): filled in."""
         super().__init__()

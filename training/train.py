@@ -18,6 +18,7 @@ from service.calibration import p_values, threshold
 from service.graph import check
 from service.manifest import SCHEMA_VERSION, Calibration, File, Manifest
 from service.session import SLICE, VERSION, Answers, Session
+from training import levels
 from training.calibrate import build, pool_of, supported_alpha, without_themselves
 from training.card import Looked
 from training.checkpoint import Checkpoints, key_of
@@ -79,6 +80,7 @@ def train(
     choose_device(config)
     torch.set_num_threads(config.threads)
     fold = split(len(dataset.x), config.seed, config.share_held(len(dataset.x)), config.nets)
+    dataset = of_those_that_train(dataset, fold >= 0)
     rows = np.concatenate([dataset.rows[fold >= 0], dataset.rows[fold < 0]])
     seen, held, fold = dataset.x[fold >= 0], dataset.x[fold < 0], fold[fold >= 0]
 
@@ -93,6 +95,13 @@ def train(
         if sign:
             bundle = replace(bundle, signature=sign(bundle.manifest.dump()))
         return Published(publish(bundle, models_dir, promote), bundle.manifest, curves, judged)
+
+
+def of_those_that_train(dataset: Dataset, trains: NDArray[np.bool_]) -> Dataset:
+    """The table with those levels of categories alone that the records (N,) have which train: others are new to the model."""
+    features = levels.of_training(dataset.features, dataset.x, trains)
+    x, anomalies_x = (levels.recode(part, dataset.features, features) for part in (dataset.x, dataset.anomalies_x))
+    return replace(dataset, features=features, x=x, anomalies_x=anomalies_x)
 
 
 def assemble(

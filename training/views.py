@@ -26,7 +26,7 @@ NEW_SHARE, NEW_MOST = 0.05, 5.0  # of records whose level is new: rarer, and it 
 
 
 class View(nn.Module):
-    """Slots -> (N, D) centred values of like spread, with what the nets expect where a value is missing.
+    """Slots -> (N, D) centred values of like spread. Where one is missing, what the nets expect of a number, else the mean.
 
     The near view takes each number bent by its column's shape, and scales it by its range; the wide view takes the numbers in
     their own units, scaled by the width of the middle nine tenths, so that a value far off is far off.
@@ -35,7 +35,7 @@ class View(nn.Module):
     centre: Tensor  # (D,) the mean of a slot
     rate: Tensor  # (D,) by which what is above that is multiplied
     slope: Tensor  # (D,) and offset (D,): the line on which the view's value lies best by what a decoder says of a slot
-    offset: Tensor
+    offset: Tensor  # of boolean and one-hot slots both are 0, and so the mean stands in their gaps
 
     def __init__(self, preprocessing: Preprocessing, slots: Slots, wide: bool) -> None:
         """Fits the view to training records."""
@@ -60,7 +60,7 @@ class View(nn.Module):
         # whether a value is missing is the nets' matter: by chance it differs between any two records, and would drown the rest
         rate[reals + preprocessing.booleans : reals + preprocessing.bits] = 0
         self.centre, self.rate = nn.Buffer(centre.float()), nn.Buffer(rate.float())
-        self.slope, self.offset = nn.Buffer(torch.zeros_like(self.rate)), nn.Buffer(-self.centre * self.rate)
+        self.slope, self.offset = nn.Buffer(torch.zeros_like(self.rate)), nn.Buffer(torch.zeros_like(self.rate))
         usual = torch.cat([values[:, :reals] == there, seen[:, reals:]], 1)
         y, view = slots.y.double() * usual, self._values(slots).double() * usual
         count = usual.sum(0).clamp(min=1)

@@ -1,10 +1,13 @@
-"""Whitening: distances in which what usually goes together counts once.
+"""Whitening: distances in which a value that goes another way than the others tell counts.
 
 Records differ most where several values vary together, and least where one of these goes another way, which is what an odd record
-does. In a whitened view both are as far.
+does. In a whitened view the latter is as far as the former.
 """
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,16 +19,21 @@ from training.preprocessing import Slots
 from training.views import View
 
 NEVER_VARIES = 1e-6  # standard deviations, in the view: less is last bits
+FILLING = 3  # steps
 
 
 class Whitened(nn.Module):
-    """Slots -> (N, D) the values of a view, of which those that vary together count once.
+    """Slots -> (N, D) the values of a view, farther apart in the ways in which they hardly vary.
 
     How they vary is told by the training records' deviations from the middles of a few groups that k-means finds, as in Fisher's
     discriminant: where records are of several sorts, the mean of all is nobody's middle.
+
+    What is missing must not contradict what is there: it is moved from what the nets expect to where the record as a whole is the
+    least odd by the correlations of all records, which is its expectation by a linear regression on the others.
     """
 
     matrix: Tensor  # (D, D)
+    inverse: Tensor  # (D, D) what values are multiplied by for the slope of a record's oddness in each of its slots
 
     def __init__(self, view: View, seen: Tensor, config: Config, draw: np.random.Generator) -> None:
         """Whitens a view of training records, whose values in it are `seen` (N, D)."""
@@ -33,27 +41,58 @@ class Whitened(nn.Module):
         self.view = view
         middles, member = k_means(seen, max(1, min(config.groups, len(seen) // config.centre_records)), draw)
         self.matrix = nn.Buffer(whitening(seen - middles[member], config.ridge))
+        whole = Variation.of(seen - seen.mean(0))
+        self.inverse = nn.Buffer(whole.scaled(1 / (whole.variances + config.ridge)))
+        self.steps = steps(1 / (float(whole.variances.min()) + config.ridge))
 
     def forward(self, slots: Slots, out: Tensor) -> Tensor:
         """(N, D) the values of slots, by the decoders' output (N, D) in the gaps."""
-        values: Tensor = self.view(slots, out) @ self.matrix
-        return values
+        values: Tensor = self.view(slots, out)
+        for step in self.steps:
+            values = values + slots.gap * torch.addmm(torch.zeros(1), values, self.inverse, alpha=-step)
+        return values @ self.matrix
+
+
+class Variation(NamedTuple):
+    """How deviations vary together: their correlations, by the ways in which they do."""
+
+    unit: Tensor  # (D,) each slot's standard deviation; 1 of one that never varies, and is correlated with nothing
+    variances: Tensor  # (D,) in units of the slots, 1 in the mean, of each way
+    ways: Tensor  # (D, D) columns
+
+    @classmethod
+    def of(cls, deviations: Tensor) -> Variation:
+        """That of (N, D) deviations from some middle."""
+        values = deviations.double()
+        unit = torch.sqrt((values**2).mean(0))
+        varies = unit > NEVER_VARIES
+        unit = torch.where(varies, unit, 1.0)
+        values = torch.where(varies, values / unit, 0.0)
+        variances, ways = torch.linalg.eigh(values.T @ values / len(values) + torch.diag((~varies).double()))
+        return cls(unit, variances.clamp(min=0), ways)
+
+    def scaled(self, factors: Tensor) -> Tensor:
+        """(D, D) what values in their own units are multiplied by, so that each way is by its factor (D,)."""
+        matrix: Tensor = self.ways * factors @ self.ways.T / self.unit[:, None] * self.unit
+        return matrix.float()
 
 
 def whitening(deviations: Tensor, ridge: float) -> Tensor:
-    """(D, D) what deviations (N, D) from some middle are multiplied by, so that they no longer vary together.
+    """(D, D) what deviations (N, D) from some middle are multiplied by, so that they vary in no way less than in the mean of all.
 
     ZCA-cor (Kessy, Lewin & Strimmer 2018): the root of the inverse of their correlations, so that what comes out is most like the
-    slot in its place, and then in each slot's own unit again. A slot that varies with no other stays as it is, and so does one
-    that never varies. The ridge is added to the diagonal of the correlations: a way in which records hardly vary says little.
+    slot in its place, and then in each slot's own unit again; but ways in which they vary more stay as they are, since what sets
+    sorts of records apart lies there. A slot that varies with no other stays as it is, and so does one that never varies. The
+    ridge is added to the diagonal of the correlations: a way in which records hardly vary says little.
     """
-    values = deviations.double()
-    unit = torch.sqrt((values**2).mean(0))
-    varies = unit > NEVER_VARIES
-    unit = torch.where(varies, unit, 1.0)
-    values = torch.where(varies, values / unit, 0.0)
-    correlations = values.T @ values / len(values) + torch.diag((~varies).double())
-    variances, ways = torch.linalg.eigh(correlations)
-    factors = torch.sqrt((1 + ridge) / (variances.clamp(min=0) + ridge))
-    matrix: Tensor = ways * factors @ ways.T / unit[:, None] * unit
-    return matrix.float()
+    variation = Variation.of(deviations)
+    return variation.scaled(torch.sqrt((1 + ridge) / (variation.variances + ridge)).clamp(min=1))
+
+
+def steps(largest: float) -> list[float]:
+    """How far to go against the slope, time after time, for the least oddness, whose curvatures are from 0 to `largest`.
+
+    The reciprocal roots of Chebyshev's polynomials of the fourth kind (Lottes 2023): of the oddness that may be taken away, at
+    most a (2 FILLING + 1)th of the root of `largest` is left for each unit that the beginning was off, whatever is missing.
+    """
+    return [1 / (largest * math.cos((2 * k - 1) * math.pi / (4 * FILLING + 2)) ** 2) for k in range(1, FILLING + 1)]

@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.reference import elbo_numpy
 
-FLOOR, LIMIT, WEIGHTS, FILLED, PRESENT_LEAST = 1e-3, 1e9, (0.75, 1.0, 0.6), 0.5, 0.5
+FLOOR, LIMIT, WEIGHTS, FILLED, PRESENT_LEAST = 1e-3, 1e9, (0.75, 1.0, 0.7), 0.5, 0.5
 
 
 def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
@@ -22,7 +22,8 @@ def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
     away = np.clip((numbers - fitted["origin"][own]) / fitted["unit"][own], -LIMIT, LIMIT)
     bent = np.sign(away) * ((1 + np.abs(away)) ** (1 / 8) - 1)
     near = view(np.concatenate([bent, y[own]]), seen, out, memory, np.inf)
-    wide = view(np.concatenate([numbers, y[own]]), seen, out, centres, 10) @ centres["matrix"]
+    near = whitened(near, ~seen, memory)
+    wide = view(np.concatenate([numbers, y[own]]), seen, out, centres, 10)
     counts = np.where(seen, scale, FILLED)
     parts = [error, memory_parts(near, counts, ~seen, memory), centre_parts(wide, counts, ~seen, centres)]
     each = list(zip(parts, lines, WEIGHTS, strict=False))
@@ -36,6 +37,13 @@ def view(values, seen, out, fitted, far):
     """(D,) values in a view, 0 being the mean, and in a gap what the nets' output (D,) stands for there."""
     there = np.clip((values - fitted["centre"]) * fitted["rate"], -far, far)
     return np.where(seen, there, out * fitted["slope"] + fitted["offset"])
+
+
+def whitened(values, missing, fitted):
+    """(D,) values of a view, of which the missing ones have gone against the slope of the oddness, multiplied by the matrix."""
+    for step in fitted["steps"]:
+        values = values - missing * step * (values @ fitted["inverse"])
+    return values @ fitted["matrix"]
 
 
 def memory_parts(values, counts, missing, memory):

@@ -10,6 +10,7 @@ import torch
 from training import train as story
 from training.calibrate import build, expected, pool_of, without_themselves
 from training.data import read_dataset, split
+from training.levels import without_their_own
 from training.memory import Memory
 
 from .conftest import TINY
@@ -87,11 +88,12 @@ def test_a_record_is_judged_by_nets_and_memories_that_lack_it(fitted):
             memory.weight, memory.products, memory.squares = (part[..., others] for part in whole[2:])
             centres.centres, centres.products, centres.squares = (part.clone() for part in middle)
             k = int(centres.assigned[place])
-            count, value = int(centres.counts[k]), centres.view(*expected(scorer, x[row : row + 1]))[0]
+            record = without_their_own(preprocessing, x, np.array([row]))
+            count, value = int(centres.counts[k]), centres.view(*expected(scorer, record))[0]
             centres.centres[k] = (count * middle[0][k] - value) / (count - 1)  # the mean of the others
             centres.products[:, k] = -2 * centres.centres[k]
             centres.squares[k] = (centres.centres[k] ** 2).sum() + centres.scatter[k]
-            slots = preprocessing(torch.from_numpy(x[row : row + 1]))
+            slots = preprocessing(torch.from_numpy(record))
             own = nets[fold[row]](slots)[0]
             score, contributions = scorer.join(scorer.terms(slots, own, scorer.ensemble(slots)[1]))
             assert told.score[place] == pytest.approx(score.item(), rel=1e-3)

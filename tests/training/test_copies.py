@@ -39,15 +39,53 @@ def test_what_repeats_by_itself_is_no_copy() -> None:
     assert copies.warning(x, [AMOUNT, COLOUR]) is None
 
 
-def test_copies_are_seen_in_the_numbers_alone_wherever_they_are() -> None:
+def test_copies_are_seen_by_whatever_column_tells_rows_apart() -> None:
     random = np.random.default_rng(0)
     codes = tuple(map(str, range(1000)))
     features = [Feature(name="at", kind="datetime"), Feature(name="code", kind="categorical", categories=codes), AMOUNT]
     at = [random.integers(*between, 1000) for between in ((0, 24), (0, 7), (1, 13))]
     x = np.column_stack([*at, random.permutation(1000), random.normal(size=1000)]).astype(np.float32)
     twice = np.concatenate([x, x[:300]])
-    assert "column amount hardly repeats" in (copies.warning(twice, features) or "")
-    assert copies.warning(twice[:, :4], features[:2]) is None
+    assert "column code hardly repeats" in (copies.warning(twice, features) or "")
+    assert "column code hardly repeats" in (copies.warning(twice[:, :4], features[:2]) or "")
+
+
+def test_copies_are_seen_by_columns_that_tell_rows_apart_together() -> None:
+    random = np.random.default_rng(0)
+    digits = [Feature(name=f"d{k}", kind="categorical", categories=tuple("0123456789")) for k in range(16)]
+    x = random.integers(0, 10, (800, 16)).astype(np.float32)
+    assert copies.warning(x, digits) is None
+    assert "half of the columns" in (copies.warning(np.concatenate([x, x]), digits) or "")
+    log = [Feature(name="at", kind="datetime"), *digits[:3]]
+    y = np.column_stack(
+        [random.uniform(0, 24, 900), random.integers(0, 7, 900), random.integers(1, 13, 900), x[:100, :3].repeat(9, 0)]
+    )
+    thrice = np.concatenate([y, y, y]).astype(np.float32)
+    assert "column at hardly repeats" in (copies.warning(thrice, log) or "")
+
+
+def test_a_value_that_many_rows_have_makes_no_copies_of_them() -> None:
+    random = np.random.default_rng(0)
+    amount = np.where(random.random(2000) < 0.4, 0, random.lognormal(3, 1, 2000).round(2))
+    x = np.column_stack([amount, random.integers(0, 5, 2000), random.integers(0, 4, 2000)]).astype(np.float32)
+    features = [AMOUNT, COLOUR, COLOUR]
+    assert copies.warning(x, features) is None
+    assert copies.warning(x[:, :1], features[:1]) is None
+    one = np.array([[1.0]] * 999 + [[2.0]], np.float32)
+    assert copies.warning(one, [AMOUNT]) is None
+
+
+def test_whole_numbers_that_all_differ_within_a_short_range_number_the_rows(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    columns = {
+        "customer": random.permutation(2000) + 100_000,
+        "rising": np.arange(2000),
+        "cents": random.choice(10_000_000, 2000, replace=False),
+        "amount": random.normal(size=2000).round(4),
+        "count": random.integers(0, 3000, 2000),
+    }
+    told = [warning for warning in read_dataset(written(tmp_path / "t.csv", **columns)).warnings if "identifier" in warning]
+    assert [warning.split(maxsplit=2)[1].rstrip(":") for warning in told] == ["rising", "customer"]
 
 
 def test_a_table_says_so(tmp_path: Path) -> None:

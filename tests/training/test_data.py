@@ -63,6 +63,8 @@ class TestKinds:
             (["x", "", "null", "y"], Feature(name="a", kind="categorical", categories=("x", "y"), missing_rate=0.5)),
             (["12", "A3", "B4", "12"], Feature(name="a", kind="categorical", categories=("12", "A3", "B4"))),
             (["yes", "no", "", "No"], Feature(name="a", kind="boolean", missing_rate=0.25)),
+            (["N", "F", "N", "N"], Feature(name="a", kind="categorical", categories=("N", "F"))),
+            (["T", "F", "N", "F"], Feature(name="a", kind="categorical", categories=("F", "N", "T"))),
             (["True", "False", "True", "1"], Feature(name="a", kind="boolean")),
             (
                 ["2026-11-23", "", "23.11.2026 14:05", "2026-11-24T00:00:00Z"],
@@ -353,7 +355,7 @@ class TestDropped:
         assert "--drop id" in dataset.warnings[0]
 
     def test_a_number_that_rises_in_each_file_alone_is_no_identifier(self, table, tmp_path):
-        for name, first in (("a", 0), ("b", -500)):
+        for name, first in (("a", 0), ("b", -100)):
             table({"n": np.arange(200) % 7, "a": range(first, first + 200)}, f"{name}.csv")
         assert read_dataset(tmp_path).warnings == ()
 

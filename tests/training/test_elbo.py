@@ -119,8 +119,8 @@ def test_the_surprise_of_torch_and_onnx_agrees_with_the_oracle(fitted, exported,
     def numbers(module):
         return {name: value.double().numpy() for name, value in module.state_dict().items()}
 
-    near, white = (part.view for part in scorer.distances)
-    views = numbers(near), numbers(white.view) | numbers(white)
+    white, wide = (part.view for part in scorer.distances)
+    views = numbers(white.view) | numbers(white) | {"steps": white.steps}, numbers(wide)
     memory, centres = (numbers(part) | view for part, view in zip(scorer.distances, views, strict=True))
     memory |= {"neighbours": scorer.distances[0].neighbours, "candidates": scorer.distances[0].candidates}
     told = [

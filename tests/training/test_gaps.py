@@ -108,10 +108,10 @@ def test_of_a_record_with_few_values_these_count_twice_at_most(fitted, exported)
 
 def test_where_gaps_make_two_records_equally_near_last_bits_decide():
     draw = np.random.default_rng(3)
-    x = draw.integers(0, 3, (300, 6)).astype(np.float32)
+    x = draw.integers(0, 2, (300, 4)).astype(np.float32)
     x[draw.random(x.shape) < 0.3] = np.nan
-    levels = Feature(name="c", kind="categorical", categories=("a", "b", "c"), missing_rate=0.3)
-    memory, slots, _ = made(x, tuple(levels.model_copy(update={"name": f"c{place}"}) for place in range(6)))
+    levels = Feature(name="c", kind="categorical", categories=("a", "b"), missing_rate=0.3)
+    memory, slots, _ = made(x, tuple(levels.model_copy(update={"name": f"c{place}"}) for place in range(4)))
     out, counts = torch.zeros_like(slots.y), counts_of(slots, torch.full((len(x), 1), 1.3))
     seen, added = memory.view(slots, out), slots.gap * memory.unknown
     candidates = memory.distance(seen).topk(memory.candidates, largest=False)[1]
