@@ -23,7 +23,7 @@ from tests.service.test_http_protocol import BODY, DEADLINE, POST, WHOLE, Server
 from tests.service.test_workers import wait_for
 from tests.service.tiny_bundle import GOOD, ODD
 
-IDLE_SECONDS = 2
+IDLE_SECONDS = 1
 KEY = b"X-API-Key: right\r\n"
 BODIES: list[Any] = [
     {"records": [GOOD]},
