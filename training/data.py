@@ -171,7 +171,7 @@ class _Rows:
             try:
                 labels = compute.cast(labels, DataType.string())
             except Exception:  # noqa: BLE001 - arro3 raises bare ones
-                raise TableError(f"{source.path}: column {self._label} cannot be the label: it has {labels.type}") from None
+                raise TableError(f"{source.path}: column {self._label} cannot be the label: it holds no single values") from None
         wanted = _canonical(self._normal)
 
         def is_wanted(text: str) -> float | None:
@@ -250,12 +250,12 @@ def _canonical(value: str) -> str:
     text = value.strip()
     if text.lower() in ("true", "false"):  # Parquet's booleans and those that CSV files have
         return text.lower()
-    if text.lstrip("+-").isdecimal():
-        return repr(float(text)) if abs(int(text)) < WHOLE_MAX else str(int(text))
     try:
-        return text if "_" in text else repr(float(text))
+        number = float(text)
     except ValueError:
         return text
+    # float("1_0") is a number in Python alone, and beyond 2^53 different whole numbers are one
+    return text if "_" in text or abs(number) >= WHOLE_MAX else repr(number)
 
 
 def digests(data: str | Path) -> set[str]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from service.__main__ import main
 from service.bundle import current_version
@@ -55,6 +56,18 @@ def test_score_scores_a_file(models_dir: Path, tmp_path: Path) -> None:
     header, row = out.read_text().splitlines()
     assert header == "score,p_value,is_anomaly"
     assert float(row.split(",")[0]) == 36.0
+
+
+def test_a_table_without_rows_gives_one_without_rows(models_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("amount,count,country,level,online,at\n")
+    common = ("score", str(tmp_path / "data.csv"), "--model", "tiny", "--models-dir", str(models_dir))
+    for name, read in (
+        ("out.csv", lambda path: path.read_text().split()),
+        ("out.parquet", lambda path: parquet.read_table(path)),
+    ):
+        assert run(*common, "--output", str(tmp_path / name)) == 0
+        found = read(tmp_path / name)
+        assert found == ["score,p_value,is_anomaly"] if name == "out.csv" else found.num_rows == 0
 
 
 def test_score_flags_by_the_alpha_that_it_is_told(models_dir: Path, tmp_path: Path) -> None:

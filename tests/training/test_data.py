@@ -549,6 +549,37 @@ class TestRefused:
         pq.write_table(pa.table({"n": N, "a": ["x", "y", "x", "y"]}), tmp_path / "b.parquet")
         assert refused(tmp_path).startswith("column a: numbers in FILE/a.parquet and texts in FILE/b.parquet")
 
+    @pytest.mark.parametrize("mark", ["NA", "null", " "])
+    def test_a_label_that_is_missing_is_none(self, table, mark):
+        message = refused(table({"a": [1, 2, 3], "b": ["ok", mark, "ok"]}), label="b", normal="ok")
+        assert message == "FILE, row 2 (line 3), column b: no label; fill it in or remove the row"
+        if mark.strip():  # unless it is what normal rows are called
+            assert len(read_dataset(table({"a": [1, 2, 3], "b": [mark, "x", mark]}), label="b", normal=mark).x) == 2
+
+    @pytest.mark.parametrize(
+        ("normal", "same", "other"),
+        [
+            ("10", ["10.0", " 10", "+10"], "1_0"),
+            ("9007199254740992", ["9007199254740992"], "9007199254740993"),
+            ("--5", ["--5"], "-5"),
+            ("true", ["True", "TRUE"], "1"),
+        ],
+    )
+    def test_labels_are_the_same_as_numbers_and_no_further(self, table, normal, same, other):
+        cells = [normal, *same, other]
+        dataset = read_dataset(table({"a": range(len(cells)), "b": cells}), label="b", normal=normal)
+        assert (len(dataset.x), len(dataset.anomalies_x)) == (1 + len(same), 1)
+
+    def test_a_label_of_a_nested_type_is_refused_in_words(self, tmp_path):
+        pq.write_table(pa.table({"n": N, "b": [{"x": 1}] * 4}), tmp_path / "t.parquet")
+        assert "column b cannot be the label" in refused(tmp_path / "t.parquet", label="b", normal="1")
+
+    def test_the_index_that_pandas_writes_is_left_out(self, tmp_path):
+        pq.write_table(pa.table({"n": N, "__index_level_0__": [7, 3, 5, 1]}), tmp_path / "t.parquet")
+        assert read_dataset(tmp_path / "t.parquet").dropped == (
+            Dropped(column="__index_level_0__", reason="the index of a pandas table"),
+        )
+
     def test_types_that_are_no_features(self, tmp_path):
         pq.write_table(pa.table({"n": N, "a": [[1], [2], [3], [4]]}), tmp_path / "t.parquet")
         assert "its type is neither number, text, boolean nor date; use --drop" in refused(tmp_path / "t.parquet")

@@ -53,6 +53,20 @@ def test_only_slots_that_no_training_record_has_count_more():
         assert view.rate[2 + 3] == pytest.approx(float(usual) * float(factor[2 + 3]))
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_in_the_gap_of_a_category_or_boolean_stands_the_mean_whatever_the_nets_say(wide):
+    draw = np.random.default_rng(0)
+    features = (*CATEGORIES[:2], Feature(name="yes", kind="boolean"))
+    x = np.column_stack([draw.integers(0, LEVELS, (300, 2)), draw.random(300) < 0.8]).astype(np.float32)
+    preprocessing = Preprocessing(features, x)
+    view = View(preprocessing, preprocessing(torch.from_numpy(x)), wide)
+    slots = preprocessing(torch.full((1, 3), torch.nan))
+    out = torch.full_like(slots.y, 7.0)
+    assert view(slots, out).abs().max() == 0
+    whole = preprocessing(torch.from_numpy(x))
+    torch.testing.assert_close(view(whole, out).mean(0), torch.zeros(slots.y.shape[1]), rtol=0, atol=1e-5)
+
+
 def test_a_new_level_stands_out_among_many_categories():
     draw = np.random.default_rng(1)
     x = draw.integers(0, LEVELS, (ROWS, COLUMNS)).astype(np.float32)
