@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from service.bundle import Bundle, current_version, list_models, list_versions, read_bundle
+from service.interruption import interruptible
 from service.manifest import BundleError
 from service.settings import Settings, SettingsError, table
 
@@ -51,8 +52,7 @@ def _score(options: argparse.Namespace) -> None:
     from service.bulk import score_file  # noqa: PLC0415 - Arrow is loaded where files are scored
 
     settings, folder = Settings.read(), _models_dir(options)
-    before = signal.signal(signal.SIGTERM, _end)  # as an exception, so that nothing half-made is left behind
-    try:
+    with interruptible(signal.SIGINT, signal.SIGTERM):
         score_file(
             folder,
             options.model,
@@ -63,12 +63,6 @@ def _score(options: argparse.Namespace) -> None:
             trusted=settings.trusted_keys,
             alpha=options.alpha,
         )
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _inspect(options: argparse.Namespace) -> None:

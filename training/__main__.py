@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 
 from service.bundle import check_name, current_version, list_models, read_bundle
 from service.graph import GraphError
+from service.interruption import interruptible
 from service.manifest import BundleError, ScoreKind
 from service.settings import Settings, SettingsError
 from service.tables import TableError
@@ -41,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; exit code 0, 2 where arguments or data cannot be used, 1 where training failed, 130 after Ctrl-C."""
     args = _parse(arguments)
     try:
-        args.run(args)
+        with interruptible(*[signal.SIGINT] if threading.current_thread() is threading.main_thread() else []):
+            args.run(args)
     except (TableError, BundleError, DeviceError, SettingsError, OptionError, argparse.ArgumentTypeError) as error:
         print(f"training {args.command}: {error}", file=sys.stderr)
         return 2
