@@ -1,7 +1,8 @@
 """Three verbs on disjoint records: fit.py fits, this file refers and calibrates, the service predicts.
 
 A table of some size holds records out for that. On a small one, each training record is judged without itself instead: by the net
-that was not trained on its fold, and by a memory and centres that leave it out (the jackknife+ of Barber et al. 2021, in spirit).
+that was not trained on its fold, by a memory without it in a view that its fold had no part in, and by centres without it (the
+jackknife+ of Barber et al. 2021, in spirit).
 The report looks at the training records of every table in that way.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.calibration import smallest_alpha
 from service.session import Answers
@@ -47,32 +48,70 @@ def build(
     without themselves do, and their answers come with the scorer: they are what calibrates it.
     """
     scorer = Scorer(preprocessing, nets, config.score, (config.net_weight, 1.0, config.centres_weight)).eval()
+    judges: list[Memory | Centres | ByFold] = []
     with torch.no_grad():
         if config.score == "surprise":
-            remember(scorer, x, config, whiten=len(held) > 0 and preprocessing.slots <= config.whiten_most)
+            judges = remember(scorer, x, config, None if len(held) else torch.from_numpy(fold))
             if len(held):
                 values = [values_of(scorer, part) for part in parts_of(torch.from_numpy(held), CHUNK)]
             else:
-                values = [values_in(honest_terms(scorer, x, fold, rows)[1]) for rows in parts_of(torch.arange(len(x)), CHUNK)]
+                every = parts_of(torch.arange(len(x)), CHUNK)
+                values = [values_in(honest_terms(scorer, judges, x, fold, rows)[1]) for rows in every]
             scorer.refer(torch.cat(values))
-    return scorer, None if len(held) else without_themselves(scorer, x, fold, np.arange(len(x)))
+    return scorer, None if len(held) else without_themselves(scorer, judges, x, fold, np.arange(len(x)))
 
 
-def remember(scorer: Scorer, x: NDArray[np.float32], config: Config, whiten: bool) -> None:
+class ByFold:
+    """The memory once for each fold, in a view that this fold's records had no part in: what judges them without themselves."""
+
+    def __init__(self, memories: Sequence[Memory], fold: Tensor) -> None:
+        """memories: of all training records, whose folds are (N,); one for each fold."""
+        self.memories, self.fold = memories, fold
+
+    def honest(self, slots: Slots, out: Tensor, counts: Tensor, rows: Tensor) -> Term:
+        """Of training records, those at `rows` (n,), each without itself, as Memory.honest."""
+        own = [torch.nonzero(self.fold[rows] == k)[:, 0] for k in range(len(self.memories))]
+        each = [
+            memory.honest(take(slots, those), out[those], counts[those], rows[those])
+            for memory, those in zip(self.memories, own, strict=True)
+            if len(those)
+        ]
+        order = torch.cat(own).argsort()
+        return Term(*(torch.cat(parts)[order] for parts in zip(*each, strict=True)))
+
+
+def remember(scorer: Scorer, x: NDArray[np.float32], config: Config, fold: Tensor | None) -> list[Memory | Centres | ByFold]:
     """Adds a memory and centres, of at most config.pool of the training records x (N, C), to the scorer.
 
-    whiten: whether the memory is in a whitened view, which records that calibrate must have had no part in.
+    fold (N,): of training records that are to calibrate. Returns what judges training records without themselves.
     """
     draw = np.random.default_rng(config.seed)
     pool = pool_of(len(x), config, draw)
     slots, out = expected(scorer, x[pool])
-    ownership = slot_ownership(scorer.preprocessing)
+    ownership, places = slot_ownership(scorer.preprocessing), torch.from_numpy(pool)
     near, wide = (View(scorer.preprocessing, slots, wide) for wide in (False, True))
-    seen = Whitened(near, near(slots, out), config, draw) if whiten else near
-    memory = Memory(seen, ownership, seen(slots, out), slots.gap, config, draw)
+    values, whiten = near(slots, out), scorer.preprocessing.slots <= config.whiten_most
+
+    def memory_in(view: nn.Module, draw: np.random.Generator) -> Memory:
+        memory = Memory(view, ownership, view(slots, out), slots.gap, config, draw)
+        memory.kept = places[memory.kept]
+        return memory
+
+    def same() -> np.random.Generator:
+        return np.random.default_rng(config.seed)  # views that lack a fold differ from the one without a gap by that alone
+
+    def whitened(rows: Tensor, draw: np.random.Generator) -> Whitened:
+        return Whitened(near, values[rows], config, draw, alone=fold is not None)
+
+    every = torch.arange(len(values))
+    memory = memory_in(whitened(every, draw if fold is None else same()) if whiten else near, draw)
     centres = Centres(wide, ownership, wide(slots, out), slots.gap, config, draw)
-    memory.kept, centres.made_from = torch.from_numpy(pool)[memory.kept], torch.from_numpy(pool)
+    centres.made_from = places
     scorer.distances.extend([memory, centres])
+    if fold is None or not whiten:
+        return [memory, centres]
+    lacking = (whitened(every[fold[places] != k], same()) for k in range(config.nets))
+    return [ByFold([memory_in(view, same()) for view in lacking], fold), centres]
 
 
 def pool_of(n: int, config: Config, draw: np.random.Generator) -> NDArray[np.intp]:
@@ -98,19 +137,31 @@ def values_in(terms: Sequence[Term]) -> Tensor:
     return torch.cat([term.value for term in terms], 1)
 
 
-def without_themselves(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.int8], rows: NDArray[np.intp]) -> Answers:
+def without_themselves(
+    scorer: Scorer,
+    judges: Sequence[Memory | Centres | ByFold],
+    x: NDArray[np.float32],
+    fold: NDArray[np.int8],
+    rows: NDArray[np.intp],
+) -> Answers:
     """The answers to training records, those at `rows` (n,) of all x (N, C), as if each were new."""
     told = []
     with torch.no_grad():
         for part in parts_of(torch.from_numpy(rows), CHUNK):
-            evidence, terms = honest_terms(scorer, x, fold, part)
+            evidence, terms = honest_terms(scorer, judges, x, fold, part)
             score, contributions = scorer.join(terms) if scorer.kind == "surprise" else judge(scorer.kind, evidence)
             told.append((score[:, 0], evidence.nats[:, 0], total(evidence.error)[:, 0], contributions))
     every = [torch.cat(parts).numpy() for parts in zip(*told, strict=True)]
     return Answers(every[0], every[1], every[2], every[3], np.empty((0, x.shape[1]), np.float32))
 
 
-def honest_terms(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.int8], rows: Tensor) -> tuple[Elbo, list[Term]]:
+def honest_terms(
+    scorer: Scorer,
+    judges: Sequence[Memory | Centres | ByFold],
+    x: NDArray[np.float32],
+    fold: NDArray[np.int8],
+    rows: Tensor,
+) -> tuple[Elbo, list[Term]]:
     """What is seen of the training records at `rows` (n,) of all x (N, C), each by the net and the memories that lack it."""
     slots, out = expected(scorer, without_their_own(scorer.preprocessing, x, rows.numpy()))
     every = [net(slots)[0] for net in scorer.nets]
@@ -118,7 +169,7 @@ def honest_terms(scorer: Scorer, x: NDArray[np.float32], fold: NDArray[np.int8],
     evidence = Elbo(*(torch.stack(parts)[own] for parts in zip(*every, strict=True)))
     scale = scorer.scale(slots)
     terms = [weighed(evidence, scale)]
-    terms += [distance.honest(slots, out, counts_of(slots, scale), rows) for distance in scorer.distances]
+    terms += [judge.honest(slots, out, counts_of(slots, scale), rows) for judge in judges]
     return evidence, terms
 
 

@@ -212,7 +212,7 @@ def look(
     if honest is not None:
         return Looked(honest.score, honest.contributions, rows, len(rows))
     pool = pool_of(len(seen), config, np.random.default_rng(config.seed))
-    alone = without_themselves(scorer, seen, fold, pool)
+    alone = without_themselves(scorer, scorer.distances, seen, fold, pool)
     return Looked(
         np.concatenate([alone.score, normal.score]),
         np.concatenate([alone.contributions, normal.contributions]),

@@ -20,6 +20,7 @@ from training.views import View
 
 NEVER_VARIES = 1e-6  # standard deviations, in the view: less is last bits
 FILLING = 3  # steps
+PARTS = 4  # of the records, each of which tells how much vary the ways that the others tell
 
 
 class Whitened(nn.Module):
@@ -35,13 +36,16 @@ class Whitened(nn.Module):
     matrix: Tensor  # (D, D)
     inverse: Tensor  # (D, D) what values are multiplied by for the slope of a record's oddness in each of its slots
 
-    def __init__(self, view: View, seen: Tensor, config: Config, draw: np.random.Generator) -> None:
-        """Whitens a view of training records, whose values in it are `seen` (N, D)."""
+    def __init__(self, view: View, seen: Tensor, config: Config, draw: np.random.Generator, alone: bool) -> None:
+        """Whitens a view of training records, whose values in it are `seen` (N, D).
+
+        alone: whether no other records set the scale of what is far.
+        """
         super().__init__()
         self.view = view
         middles, member = k_means(seen, max(1, min(config.groups, len(seen) // config.centre_records)), draw)
-        self.matrix = nn.Buffer(whitening(seen - middles[member], config.ridge))
-        whole = Variation.of(seen - seen.mean(0))
+        self.matrix = nn.Buffer(whitening(seen - middles[member], config.ridge, alone))
+        whole = Variation.of(seen - seen.mean(0), alone)
         self.inverse = nn.Buffer(whole.scaled(1 / (whole.variances + config.ridge)))
         self.steps = steps(1 / (float(whole.variances.min()) + config.ridge))
 
@@ -61,14 +65,15 @@ class Variation(NamedTuple):
     ways: Tensor  # (D, D) columns
 
     @classmethod
-    def of(cls, deviations: Tensor) -> Variation:
-        """That of (N, D) deviations from some middle."""
+    def of(cls, deviations: Tensor, alone: bool) -> Variation:
+        """That of (N, D) deviations from some middle; alone: by the variances that ways have in other records."""
         values = deviations.double()
         unit = torch.sqrt((values**2).mean(0))
         varies = unit > NEVER_VARIES
         unit = torch.where(varies, unit, 1.0)
         values = torch.where(varies, values / unit, 0.0)
-        variances, ways = torch.linalg.eigh(values.T @ values / len(values) + torch.diag((~varies).double()))
+        correlations = by_others(values) if alone and len(values) > PARTS else values.T @ values / len(values)
+        variances, ways = torch.linalg.eigh(correlations + torch.diag((~varies).double()))
         return cls(unit, variances.clamp(min=0), ways)
 
     def scaled(self, factors: Tensor) -> Tensor:
@@ -77,15 +82,33 @@ class Variation(NamedTuple):
         return matrix.float()
 
 
-def whitening(deviations: Tensor, ridge: float) -> Tensor:
+def by_others(values: Tensor) -> Tensor:
+    """(D, D) correlations of values (N, D) in which each way has the variance of records that had no part in finding it.
+
+    The fewer records, the more ways there seem in which they hardly vary, and new ones do. So each part of the records tells the
+    variances of the ways that the others tell; the mean over the parts is that of Lam (2016).
+    """
+    correlations = torch.zeros(values.shape[1], values.shape[1], dtype=values.dtype)
+    part = torch.arange(len(values)) % PARTS
+    for k in range(PARTS):
+        own, others = values[part == k], values[part != k]
+        variances, ways = torch.linalg.eigh(others.T @ others / len(others))
+        squares = ((own @ ways) ** 2).sum(0)
+        never = variances < NEVER_VARIES  # which of these ways is which is chance: they have the same
+        squares = torch.where(never, (squares * never).sum() / never.sum().clamp(min=1), squares)
+        correlations += ways * squares @ ways.T
+    return correlations / len(values)
+
+
+def whitening(deviations: Tensor, ridge: float, alone: bool) -> Tensor:
     """(D, D) what deviations (N, D) from some middle are multiplied by, so that they vary in no way less than in the mean of all.
 
     ZCA-cor (Kessy, Lewin & Strimmer 2018): the root of the inverse of their correlations, so that what comes out is most like the
     slot in its place, and then in each slot's own unit again; but ways in which they vary more stay as they are, since what sets
     sorts of records apart lies there. A slot that varies with no other stays as it is, and so does one that never varies. The
-    ridge is added to the diagonal of the correlations: a way in which records hardly vary says little.
+    ridge is added to the diagonal of the correlations: a way in which records hardly vary says little. alone: as in Variation.of.
     """
-    variation = Variation.of(deviations)
+    variation = Variation.of(deviations, alone)
     return variation.scaled(torch.sqrt((1 + ridge) / (variation.variances + ridge)).clamp(min=1))
 
 

@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from service.bundle import read_bundle
+from service.detector import Detector
 from training import train as story
-from training.calibrate import build, expected, pool_of, without_themselves
-from training.data import read_dataset, split
+from training.calibrate import build, expected, pool_of, remember, without_themselves
+from training.data import read_dataset, read_for_evaluation, split
+from training.fit import take
 from training.levels import without_their_own
 from training.memory import Memory
+from training.metrics import false_alarm_band
+from training.scorer import Scorer
 
 from .conftest import TINY
 from .mixed import rows
@@ -72,7 +77,7 @@ def test_a_record_is_judged_by_nets_and_memories_that_lack_it(fitted):
     config = dataclasses.replace(TINY, pool=300)
     scorer, _ = build(preprocessing, nets, x, fold, rows(120, seed=3), config)
     pool = pool_of(len(x), config, np.random.default_rng(config.seed))
-    told = without_themselves(scorer, x, fold, pool)
+    told = without_themselves(scorer, scorer.distances, x, fold, pool)
     memory, centres = scorer.distances
     remembered = set(memory.kept.tolist())
     chosen = [place for place, row in enumerate(pool) if row in remembered][:10]
@@ -101,10 +106,10 @@ def test_a_record_is_judged_by_nets_and_memories_that_lack_it(fitted):
 
 
 def test_judged_without_themselves_training_records_are_like_fresh_ones(fitted):
-    """Their scores have the distribution of the records held out; judged with themselves, they would be far lower."""
+    """Their scores have the distribution of new ones'; judged with themselves, they would be far lower."""
     preprocessing, nets, x, fold = fitted
-    scorer, _ = build(preprocessing, nets, x, fold, rows(2_000, seed=3), TINY)
-    honest = without_themselves(scorer, x, fold, np.arange(len(x))).score
+    scorer, told = build(preprocessing, nets, x, fold, x[:0], TINY)
+    honest = told.score
     with torch.no_grad():
         naive = scorer(torch.from_numpy(x)).score[:, 0].numpy()
         fresh = scorer(torch.from_numpy(rows(2_000, seed=9))).score[:, 0].numpy()
@@ -113,6 +118,65 @@ def test_judged_without_themselves_training_records_are_like_fresh_ones(fitted):
         error = 3 * np.sqrt(level * (1 - level) / len(x))
         assert abs((honest <= bound).mean() - level) < error
     assert np.median(naive) < np.median(honest)
+
+
+def test_a_table_that_calibrates_itself_judges_records_in_a_view_that_their_fold_had_no_part_in(fitted):
+    """Shuffled within one fold, each column by itself, values go together otherwise, and no column by itself is another."""
+    preprocessing, nets, x, fold = fitted
+    shuffled, own = x.copy(), np.flatnonzero(fold == 1)
+    for column in range(x.shape[1]):
+        shuffled[own, column] = x[np.random.default_rng(column).permutation(own), column]
+    matrices = []
+    for table in (x, shuffled):
+        scorer = Scorer(preprocessing, nets, "surprise", (1.0, 1.0, 1.0)).eval()
+        with torch.no_grad():
+            by_fold, _ = remember(scorer, table, TINY, torch.from_numpy(fold))
+        matrices.append([memory.view.matrix for memory in (scorer.distances[0], *by_fold.memories)])
+    same = [torch.allclose(*pair, rtol=1e-3, atol=1e-3) for pair in zip(*matrices, strict=True)]
+    assert same == [False, *(k == 1 for k in range(TINY.nets))]
+
+
+def test_by_folds_each_record_is_judged_as_it_is_alone_by_its_own_folds_memory_without_it(fitted):
+    preprocessing, nets, x, fold = fitted
+    scorer = Scorer(preprocessing, nets, "surprise", (1.0, 1.0, 1.0)).eval()
+    picked = torch.from_numpy(np.random.default_rng(0).permutation(len(x))[:20])
+    with torch.no_grad():
+        by_fold, _ = remember(scorer, x, TINY, torch.from_numpy(fold))
+        slots, out = expected(scorer, x)
+        counts = torch.ones_like(slots.y)
+        told = by_fold.honest(take(slots, picked), out[picked], counts[picked], picked)
+        for place, row in enumerate(picked.tolist()):
+            one = torch.tensor([row])
+            memory = by_fold.memories[fold[row]]
+            alone = memory.honest(take(slots, one), out[one], counts[one], one)
+            torch.testing.assert_close(told.value[place], alone.value[0])
+            torch.testing.assert_close(told.parts[place], alone.parts[0])
+            assert alone.value > memory(take(slots, one), out[one], counts[one]).value  # which finds the record itself
+
+
+def test_a_cell_that_contradicts_the_others_is_found_after_training_on_few_rows(tmp_path):
+    """Forty columns that vary together; each cell by itself is ordinary."""
+    random = np.random.default_rng(0)
+    ways = random.normal(size=(3, 40))
+
+    def table(name, n, odd):
+        values = random.normal(size=(n, 3)) @ ways + 0.1 * random.normal(size=(n, 40))
+        if odd:
+            values[np.arange(n), random.integers(40, size=n)] *= -1
+        lines = [",".join(map(str, row)) for row in values.round(4)]
+        (tmp_path / name).write_text("\n".join([",".join(f"c{k}" for k in range(40)), *lines]) + "\n")
+        return tmp_path / name
+
+    dataset = read_dataset(table("t.csv", 300, odd=False))
+    config = dataclasses.replace(TINY, target_fpr=0.05)
+    detector = Detector(read_bundle(story.train(dataset, "m", tmp_path / "models", config, lambda *_: None).folder), "cpu")
+    flagged = [
+        detector.score(read_for_evaluation(table(name, 1_000, odd), dataset.features, None, None)[0], explain="none").is_anomaly
+        for name, odd in (("normal.csv", False), ("odd.csv", True))
+    ]
+    low, high = false_alarm_band(300, 1_000, 0.05)
+    assert low <= flagged[0].mean() <= high
+    assert flagged[1].mean() > 0.5
 
 
 def test_memories_know_where_their_records_are(fitted):
