@@ -53,7 +53,7 @@ class Config:
     pool: int = 20_000  # records that the memory and the centres are made from, at most
     centres: int = 256  # at most
     centre_records: int = 8  # of training, for each centre at least
-    whiten_most: int = 1_000  # slots, beyond which the memory's view is not whitened: the matrix has so many squared
+    whiten_most: int = 1_500  # slots, beyond which the memory's view is not whitened: the matrix has so many squared
     groups: int = 32  # at most, whose records' deviations tell which values vary together
     ridge: float = 0.01  # added to the variance of each direction, in means
     net_weight: float = 0.75  # of the square of the nets' surprise in the sum with that of the memory

@@ -92,11 +92,13 @@ def by_others(values: Tensor) -> Tensor:
     part = torch.arange(len(values)) % PARTS
     for k in range(PARTS):
         own, others = values[part == k], values[part != k]
-        variances, ways = torch.linalg.eigh(others.T @ others / len(others))
-        squares = ((own @ ways) ** 2).sum(0)
-        never = variances < NEVER_VARIES  # which of these ways is which is chance: they have the same
-        squares = torch.where(never, (squares * never).sum() / never.sum().clamp(min=1), squares)
-        correlations += ways * squares @ ways.T
+        _, sizes, ways = torch.linalg.svd(others, full_matrices=False)
+        ways = ways[sizes > NEVER_VARIES * math.sqrt(len(others))]
+        squares = ((own @ ways.T) ** 2).sum(0)
+        # in the ways that the others never vary in, as much as in the mean of these: which of them is which is chance
+        rest = ((own**2).sum() - squares.sum()) / max(values.shape[1] - len(ways), 1)
+        correlations += ways.T * (squares - rest) @ ways
+        correlations.diagonal().add_(rest)
     return correlations / len(values)
 
 
