@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
@@ -17,12 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from service import docs_page, log, memory, open_inference, open_inference_routes, page, routes
+from service import docs_page, log, memory, open_inference, open_inference_routes, openapi, page, routes
 from service.errors import CODES, Problem, from_status, internal_error
 from service.limits import CLIENT_GONE, ClientGoneError
 from service.open_inference import Inference, infer_route
 from service.parts import Parts
-from service.schemas import score_operation
 from service.scoring import ROUTES, Scoring
 from service.settings import Settings
 from service.watch import digest_for_ever
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from service.tracing import Tracing
 
 METHOD_NOT_ALLOWED = 405
-ROUTERS = (routes.health, routes.models, open_inference_routes.router, page.page, docs_page.router)
+ROUTERS = (routes.health, routes.metrics_router, routes.models, open_inference_routes.router, page.page, docs_page.router)
 DOCUMENTS = ("/docs", "/openapi.json")
 
 
@@ -56,6 +54,7 @@ class Service(FastAPI, Parts):
             swagger_ui_oauth2_redirect_url=None,
             # FastAPI's own telemetry would tell of all but the scores, and of validation errors with the values that were sent.
             telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
+            generate_unique_id_function=openapi.operation_id,
             redirect_slashes=False,  # its Location would name whatever host the client named
         )
         self.scoring = Scoring(self)
@@ -134,7 +133,7 @@ class Service(FastAPI, Parts):
         return problem.status
 
     def openapi(self) -> dict[str, Any]:
-        """The document; POST /score as the features of the default model have it, whichever is served now.
+        """The document; POST /score as the features of the default model have it, whichever is served now, the others of any.
 
         Values of the training table are only in it where whoever may read it may also score.
         """
@@ -145,39 +144,16 @@ class Service(FastAPI, Parts):
             self.openapi_schema = None
         document = super().openapi()
         if self._documented != key:
-            drop_validation_errors(document)
+            with_keys = not self.keys.open
+            openapi.complete(document, with_keys=with_keys, metrics_need_key=self.settings.metrics_need_key)
             values = self.keys.open or self.settings.docs_need_key
-            add_operation(document, ROUTES, "score", *score_operation(manifest, values=values))
-            add_operation(document, open_inference.ROUTES, "infer", *open_inference_routes.infer_operation())
+            for path, of in zip(ROUTES, (manifest, None, None), strict=True):
+                told = openapi.score_operation(of, values=values, with_keys=with_keys)
+                openapi.add_operation(document, path, "score", *told)
+            for path in open_inference.ROUTES:
+                openapi.add_operation(document, path, "infer", *open_inference_routes.infer_operation(with_keys=with_keys))
             self._documented = key
         return document
-
-
-def drop_validation_errors(document: dict[str, Any]) -> None:
-    """Takes out the 422 that FastAPI writes beside every path with a parameter: any text is one, and an unknown name a 404."""
-    for operation in chain.from_iterable(path.values() for path in document["paths"].values()):
-        if "HTTPValidationError" in str(operation["responses"].get("422")):
-            del operation["responses"]["422"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
-
-
-def add_operation(
-    document: dict[str, Any], paths: Sequence[str], name: str, operation: dict[str, Any], schemas: dict[str, Any]
-) -> None:
-    """Adds an operation and its routes, which FastAPI does not know as its own, to its OpenAPI document."""
-    components = document.setdefault("components", {})
-    components.setdefault("schemas", {}).update(schemas)
-    components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    }
-    for path in paths:
-        names = re.findall(r"{(\w+)}", path)
-        parameters = [{"name": each, "in": "path", "required": True, "schema": {"type": "string"}} for each in names]
-        parameters += operation.get("parameters", [])
-        own = {**operation, "operationId": "_".join([name, *names])}
-        document["paths"][path] = {"post": {**own, "parameters": parameters} if parameters else own}
 
 
 def scoring_route(path: str) -> str | None:

@@ -95,11 +95,9 @@ class Keys:
 
 
 def _given(headers: Mapping[bytes, bytes]) -> bytes | None:
-    authorization = headers.get(b"authorization")
-    if authorization is not None:
-        scheme, _, key = authorization.partition(b" ")
-        return key.strip() if scheme.lower() == b"bearer" else None
-    return headers.get(b"x-api-key")
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    # one of another scheme is for a proxy before this service
+    return key.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key")
 
 
 def _unauthorized() -> Problem:

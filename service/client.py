@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import httpx
-import msgspec
 
-from service.client_answers import Answer, ColumnAnswer, Health, Model, ServiceError, error
+from service.client_answers import Answer, ColumnAnswer, Health, Model, ServiceError, decoded, error
 from service.client_retries import RETRIED_ERRORS, Retries
 from service.client_values import encode
 
@@ -44,7 +44,9 @@ class _Requests:
         self.retries = retries or Retries()
         at = f"/models/{model}" if model is not None else ""
         self._score_path = f"{at}/versions/{version}/score" if version is not None else f"{at}/score"
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = httpx.Headers(options.pop("headers", None))
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         self._options = {"base_url": url, "headers": headers, "timeout": 30.0, **options}
 
     def _score(self, form: str, data: Any, alpha: float | None, fdr: float | None, explain: Explain) -> dict[str, Any]:
@@ -96,15 +98,17 @@ class Client(_Requests):
         fdr: float | None = None,
         explain: Explain = "none",
     ) -> ColumnAnswer:
-        """The same, columns in and columns out: the cheapest form. Raises ServiceError."""
+        """The same, columns in and out: the cheapest form, and without contributions unless asked. Raises ServiceError."""
         return self._ask(self._score("columns", columns, alpha, fdr, explain), ColumnAnswer)
 
     def score_batches(
         self, records: Iterable[Record], *, size: int = BATCH, alpha: float | None = None, explain: Explain = "flagged"
     ) -> Iterator[Answer]:
         """An answer for each `size` records of any number, in order; takes no more of them than the next request needs."""
-        for batch in batches(records, size):
-            yield self.score(batch, alpha=alpha, explain=explain)
+        for first, batch in batches(records, size):
+            with placed(first):
+                answer = self.score(batch, alpha=alpha, explain=explain)
+            yield answer
 
     def score_table(self, table: Any, *, size: int = 10 * BATCH, alpha: float | None = None) -> Any:
         """A table of score, p_value and is_anomaly for whatever speaks Arrow: pandas, Polars, DuckDB, PyArrow.
@@ -114,7 +118,12 @@ class Client(_Requests):
         """
         from service.client_tables import join, split  # noqa: PLC0415 - Arrow is loaded where it is used
 
-        return join([self._send(self._arrow(body, alpha, None)) for body in split(table, size)])
+        answers, first = [], 0
+        for body, rows in split(table, size):
+            with placed(first):
+                answers.append(self._send(self._arrow(body, alpha, None)))
+            first += rows
+        return join(answers)
 
     def model(self, name: str) -> Model:
         """What is to know of a model. Raises ServiceError."""
@@ -135,7 +144,7 @@ class Client(_Requests):
         self.close()
 
     def _ask(self, request: dict[str, Any], kind: type[T]) -> T:
-        return msgspec.json.decode(self._send(request), type=kind)
+        return decoded(self._send(request), kind)
 
     def _send(self, request: dict[str, Any]) -> bytes:
         for wait in self.retries.waits():
@@ -197,8 +206,8 @@ class AsyncClient(_Requests):
         """As Client.score_batches, with up to `at_once` requests under way."""
         waiting: list[asyncio.Task[Answer]] = []
         try:
-            for batch in batches(records, size):
-                waiting.append(asyncio.create_task(self.score(batch, alpha=alpha, explain=explain)))
+            for first, batch in batches(records, size):
+                waiting.append(asyncio.create_task(self._score_at(first, batch, alpha, explain)))
                 if len(waiting) >= at_once:
                     yield await waiting.pop(0)
             while waiting:
@@ -208,11 +217,20 @@ class AsyncClient(_Requests):
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
+    async def _score_at(self, first: int, records: Sequence[Record], alpha: float | None, explain: Explain) -> Answer:
+        with placed(first):
+            return await self.score(records, alpha=alpha, explain=explain)
+
     async def score_table(self, table: Any, *, size: int = 10 * BATCH, alpha: float | None = None) -> Any:
         """As Client.score_table."""
         from service.client_tables import join, split  # noqa: PLC0415 - Arrow is loaded where it is used
 
-        return join([await self._send(self._arrow(body, alpha, None)) for body in split(table, size)])
+        answers, first = [], 0
+        for body, rows in split(table, size):
+            with placed(first):
+                answers.append(await self._send(self._arrow(body, alpha, None)))
+            first += rows
+        return join(answers)
 
     async def model(self, name: str) -> Model:
         """As Client.model."""
@@ -235,7 +253,7 @@ class AsyncClient(_Requests):
         await self.close()
 
     async def _ask(self, request: dict[str, Any], kind: type[T]) -> T:
-        return msgspec.json.decode(await self._send(request), type=kind)
+        return decoded(await self._send(request), kind)
 
     async def _send(self, request: dict[str, Any]) -> bytes:
         for wait in self.retries.waits():
@@ -251,22 +269,33 @@ class AsyncClient(_Requests):
         raise AssertionError  # the last of the waits returns or raises
 
 
-def batches(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
-    """The records in lists of `size`, the last one shorter."""
+def batches(records: Iterable[Record], size: int) -> Iterator[tuple[int, list[Record]]]:
+    """The records in lists of `size`, the last one shorter, and the place of each list's first."""
     if size < 1:
         raise ValueError(f"a batch of {size} records: 1 is the least")
     batch: list[Record] = []
+    first = 0
     for record in records:
         batch.append(record)
         if len(batch) == size:
-            yield batch
+            yield first, batch
+            first += size
             batch = []
     if batch:
-        yield batch
+        yield first, batch
+
+
+@contextmanager
+def placed(first: int) -> Iterator[None]:
+    """Has a ServiceError name places in all records, of which the request begins with the one at `first`."""
+    try:
+        yield
+    except ServiceError as error:
+        raise error.shifted(first) from None
 
 
 def _read(answer: httpx.Response, kind: type[T]) -> T:
-    return msgspec.json.decode(_content(answer), type=kind)
+    return decoded(_content(answer), kind)
 
 
 def _content(answer: httpx.Response) -> bytes:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
+PLACE = re.compile(r"^(records\[|columns\..*\[)(\d+)")  # whose number is that of the record
 
 ScoreKind = Literal["surprise", "elbo", "reconstruction"]
 
@@ -121,16 +125,29 @@ class _Document(msgspec.Struct):
     detail: str = ""
     request_id: str = ""
     errors: list[Place] = []
+    smallest_alpha: float | None = None
 
 
 class ServiceError(Exception):
     """An answer that is an error: branch on `code`; `errors` names places in the records, where there are any."""
 
-    def __init__(self, status: int, code: str, detail: str, request_id: str, errors: list[Place]) -> None:
+    def __init__(
+        self, status: int, code: str, detail: str, request_id: str, errors: list[Place], smallest_alpha: float | None = None
+    ) -> None:
         """`code` is 'unknown' where something between client and service answered, not the service."""
-        places = "".join(f"\n  {place.loc}: {place.message}" for place in errors[:5])
-        super().__init__(f"{status} {code}: {detail} (request {request_id}){places}")
+        super().__init__(status, code, detail, request_id, errors, smallest_alpha)  # what it is made of again in another process
         self.status, self.code, self.detail, self.request_id, self.errors = status, code, detail, request_id, errors
+        self.smallest_alpha = smallest_alpha
+
+    def __str__(self) -> str:
+        places = "".join(f"\n  {place.loc}: {place.message}" for place in self.errors[:5])
+        return f"{self.status} {self.code}: {self.detail} (request {self.request_id}){places}"
+
+    def shifted(self, first: int) -> ServiceError:
+        """The same, where the request's records are those from `first` on of some more."""
+        places = (PLACE.sub(lambda found: f"{found[1]}{int(found[2]) + first}", place.loc) for place in self.errors)
+        errors = [Place(loc, place.message) for loc, place in zip(places, self.errors, strict=True)]
+        return ServiceError(self.status, self.code, self.detail, self.request_id, errors, self.smallest_alpha)
 
 
 def error(status: int, body: bytes, request_id: str) -> ServiceError:
@@ -139,4 +156,13 @@ def error(status: int, body: bytes, request_id: str) -> ServiceError:
         document = msgspec.json.decode(body, type=_Document)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ServiceError(status, "unknown", "the answer is no problem document of the service", request_id, [])
-    return ServiceError(status, document.code, document.detail, document.request_id or request_id, document.errors)
+    told = document.code, document.detail, document.request_id or request_id, document.errors
+    return ServiceError(status, *told, document.smallest_alpha)
+
+
+def decoded(body: bytes, kind: type[T]) -> T:
+    """The answer that a body of a 200 is. Raises ServiceError where it is none of the service's."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ServiceError(200, "unknown", "the answer is none of the service", "", []) from None

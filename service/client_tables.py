@@ -14,8 +14,8 @@ BYTES = 8 << 20  # of a body at most, unless a single row has more; the service 
 INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name, as a filtered frame has; no feature
 
 
-def split(table: Any, size: int) -> Iterator[bytes]:
-    """Arrow streams of at most `size` rows, and BYTES, each; one row at least."""
+def split(table: Any, size: int) -> Iterator[tuple[bytes, int]]:
+    """Arrow streams of at most `size` rows, and BYTES, each, and how many rows they have; one row at least."""
     if size < 1:
         raise ValueError(f"a request of {size} rows: 1 is the least")
     if not hasattr(table, "__arrow_c_stream__"):
@@ -26,13 +26,13 @@ def split(table: Any, size: int) -> Iterator[bytes]:
         yield from _bodies(batch)
 
 
-def _bodies(batch: RecordBatch) -> Iterator[bytes]:
+def _bodies(batch: RecordBatch) -> Iterator[tuple[bytes, int]]:
     """The batch as one stream, or its parts where that is too large."""
     out = BytesIO()
     write_ipc_stream(batch, out, compression=None)
     body, rows = out.getvalue(), batch.num_rows
     if len(body) <= BYTES or rows == 1:
-        yield body
+        yield body, rows
     else:
         most = -(-rows // -(-len(body) // BYTES))
         for start in range(0, rows, most):

@@ -45,9 +45,17 @@ def encode(form: str, data: Any, options: Mapping[str, Any]) -> bytes:
     for row, record in enumerate(data if form == "records" else ()):
         if isinstance(record, Mapping):
             _check(record.values(), partial(_in_record, row, tuple(record)))
-    for name, values in data.items() if form == "columns" else ():
-        _check(values, partial(_in_column, name))
+    if form == "columns":
+        data = {name: _listed(values) for name, values in data.items()}
+        for name, values in data.items():
+            _check(values, partial(_in_column, name))
     return _encoder.encode({form: data, **options})
+
+
+def _listed(values: Any) -> Any:
+    """A column of NumPy, pandas or Polars as a list."""
+    whole = getattr(values, "tolist", None) or getattr(values, "to_list", None)
+    return values if isinstance(values, list | tuple) or whole is None else whole()
 
 
 def _check(values: Iterable[Any], where: Callable[[int], str]) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
-from pydantic.json_schema import models_json_schema
 
 from service.errors import Problem
 from service.live import Live
 from service.manifest import DATETIME_PARTS, Feature
 from service.open_inference_request import MORE_OUTPUTS, OUTPUTS
+from service.openapi import TIMEOUT_HEADER, schemas_of, secured
 from service.routes import App, needs_key, why_unavailable
-from service.schemas import REFERENCE, TIMEOUT_HEADER, ProblemDocument, problems
+from service.schemas import REFERENCE, problems
 
 router = APIRouter(tags=["open inference protocol"])
 TENSOR = "x"
@@ -111,12 +111,14 @@ async def get_server(service: App) -> ServerMetadata:
     return ServerMetadata(name="tabular-anomaly-service", version=service.version, extensions=["binary_tensor_data"])
 
 
+@router.head("/v2/health/live", include_in_schema=False)
 @router.get("/v2/health/live", response_model=ServerLive)
 async def get_live() -> ServerLive:
     """200 as long as the process answers at all."""
     return ServerLive(live=True)
 
 
+@router.head("/v2/health/ready", include_in_schema=False)
 @router.get("/v2/health/ready", response_model=ServerReady, responses=problems(503))
 async def get_ready(service: App) -> ServerReady:
     """200 if requests should be sent here, as /health/ready has it."""
@@ -162,12 +164,8 @@ def with_error(problem: Problem, path: str) -> Problem:
     return problem
 
 
-def infer_operation() -> tuple[dict[str, Any], dict[str, Any]]:
+def infer_operation(*, with_keys: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """The OpenAPI operation of infer, and the schemas that it refers to."""
-    _, found = models_json_schema(
-        [(InferRequest, "validation"), (InferAnswer, "serialization"), (ProblemDocument, "serialization")],
-        ref_template=REFERENCE,
-    )
     raw = {"schema": {"type": "string", "format": "binary", "description": "JSON, then the bytes of tensors"}}
     length = {"name": "Inference-Header-Content-Length", "in": "header", "schema": {"type": "integer"}}
     head = {"schema": length["schema"], "description": "of the JSON, where bytes of tensors follow"}
@@ -175,7 +173,7 @@ def infer_operation() -> tuple[dict[str, Any], dict[str, Any]]:
         "tags": router.tags,
         "summary": "Score tensors",
         "description": "Open Inference Protocol v2. The scores are those of POST /score. Also with Content-Encoding: gzip.",
-        "security": [{}, {"bearer": []}, {"apiKey": []}],
+        "security": secured(with_keys),
         "parameters": [length, TIMEOUT_HEADER],
         "requestBody": {
             "required": True,
@@ -187,10 +185,10 @@ def infer_operation() -> tuple[dict[str, Any], dict[str, Any]]:
                 "headers": {"Inference-Header-Content-Length": head},
                 "content": {JSON: {"schema": {"$ref": REFERENCE.format(model="InferAnswer")}}, BINARY: raw},
             },
-            **problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503),
+            **problems(400, 401, 404, 408, 413, 415, 422, 429, 431, 500, 503),
         },
     }
-    return operation, found["$defs"]
+    return operation, schemas_of((InferRequest, "validation"), (InferAnswer, "serialization"))
 
 
 def _ready(live: Live, trusted_seconds: float) -> ModelReady:

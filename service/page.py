@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import HTMLResponse
 from numpy.typing import NDArray
 
 from service.activity import shares
@@ -23,7 +24,7 @@ from service.limits import ClientGoneError, Holding, read_body
 from service.manifest import Manifest
 from service.metrics import SCORES
 from service.page_schemas import ActivityDocument, ExampleRecord
-from service.routes import App, needs_key, threshold_as_written
+from service.routes import App, as_written, needs_key
 from service.schemas import problems
 
 page = APIRouter(tags=["page"])
@@ -72,7 +73,7 @@ async def needs_key_or_form(request: Request, service: App) -> None:
     service.keys.check_api(headers)
 
 
-@page.get("/", dependencies=[Depends(needs_page)], response_class=Response, responses=problems(404))
+@page.get("/", dependencies=[Depends(needs_page)], response_class=HTMLResponse, responses=problems(404))
 async def get_page() -> Response:
     """The page for people. It holds no data: what it shows it asks for, with the key that is typed into it."""
     html, policy = document()
@@ -97,7 +98,7 @@ async def get_activity(name: str, service: App) -> Response:
         "provider": live.detector.provider,
         "score_kind": manifest.score_kind,
         "alpha": manifest.alpha,
-        "threshold": threshold_as_written(manifest),
+        "threshold": as_written(manifest.threshold),
         "workers": service.settings.workers,
         "values": service.settings.page_values,
     }
@@ -118,14 +119,14 @@ async def get_example(name: str, service: App) -> ExampleRecord:
 @page.post(
     "/models/{name}/report",
     dependencies=[Depends(needs_key_or_form)],
-    response_class=Response,
+    response_class=HTMLResponse,
     responses=problems(401, 404, 413, 503),
     openapi_extra=REPORT_FORM,
 )
 @page.get(
     "/models/{name}/report",
     dependencies=[Depends(needs_key)],
-    response_class=Response,
+    response_class=HTMLResponse,
     responses=problems(401, 404, 503),
 )
 async def get_report(name: str, service: App) -> Response:

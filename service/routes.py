@@ -9,16 +9,18 @@ from typing import Annotated, Any, cast
 import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from service import metrics
 from service.drift_document import DriftDocument, document
 from service.errors import CODES, Problem
 from service.live import Live
-from service.manifest import NAME, BundleError, Manifest
+from service.manifest import NAME, BundleError
 from service.parts import Parts
 from service.schemas import FeatureInfo, Health, ModelDetail, ModelList, ModelSummary, Probe, Reloaded, problems
 
 health = APIRouter(tags=["health"])
+metrics_router = APIRouter(tags=["metrics"])
 models = APIRouter(tags=["models"])
 
 
@@ -47,7 +49,7 @@ async def needs_metrics_key(request: Request, service: App) -> None:
 
 
 @health.head("/health", include_in_schema=False)
-@health.get("/health", response_model=Health, responses=problems(503))
+@health.get("/health", response_model=Health, responses=problems(503, model="Unavailable"))
 async def get_health(request: Request, service: App) -> Response:
     """200 if a score can be given, known because one was given seconds ago or just now."""
     reason = why_unavailable(service)
@@ -79,7 +81,7 @@ async def get_live() -> Response:
 
 
 @health.head("/health/ready", include_in_schema=False)
-@health.get("/health/ready", response_model=Probe, responses=problems(503))
+@health.get("/health/ready", response_model=Probe, responses=problems(503, model="Unavailable"))
 async def get_ready(request: Request, service: App) -> Response:
     """200 if requests should be sent here."""
     answer = await get_health(request, service)
@@ -138,7 +140,9 @@ def unavailable(request: Request, reason: str) -> Response:
     return Response(orjson.dumps(told), 503, headers, "application/problem+json")
 
 
-@health.get("/metrics", dependencies=[Depends(needs_metrics_key)], response_class=Response, tags=["metrics"])
+@metrics_router.get(
+    "/metrics", dependencies=[Depends(needs_metrics_key)], response_class=PlainTextResponse, responses=problems(401)
+)
 async def get_metrics(service: App) -> Response:
     """Prometheus text, of all workers together."""
     text = service.metrics.text() if service.workers is None else await service.workers.text()
@@ -156,22 +160,13 @@ async def get_models(service: App) -> ModelList:
 @models.get("/models/{name}", dependencies=[Depends(needs_key)], responses=problems(401, 404, 503))
 async def get_model(name: str, service: App) -> ModelDetail:
     """All that is to know of a model: features, threshold, training metrics, versions."""
-    live = service.registry.get(name)
-    manifest = live.detector.manifest
-    return ModelDetail(
-        **_summary(name, live, default_name(service)),
-        versions=await service.registry.versions(name),
-        provider=live.detector.provider,
-        loaded_at=live.loaded_at.isoformat(timespec="seconds"),
-        smallest_alpha=live.detector.smallest_alpha,
-        calibration_records=len(manifest.calibration.scores),
-        features=[FeatureInfo(**feature.model_dump(exclude={"reference"})) for feature in manifest.features],
-        dropped=list(manifest.dropped),
-        warnings=list(manifest.warnings),
-        metrics=manifest.metrics,
-        training=manifest.training,
-        libraries=manifest.libraries,
-    )
+    return await _detail(service.registry.get(name), service)
+
+
+@models.get("/models/{name}/versions/{version}", dependencies=[Depends(needs_key)], responses=problems(401, 404, 503))
+async def get_version(name: str, version: str, service: App) -> ModelDetail:
+    """The same of a version, served or not. It is loaded for that."""
+    return await _detail(await service.registry.get_version(name, version), service)
 
 
 @models.get("/models/{name}/drift", dependencies=[Depends(needs_key)], responses=problems(401, 404, 503))
@@ -201,6 +196,31 @@ def default_name(service: Parts) -> str | None:
         return None
 
 
+async def _detail(live: Live, service: Parts) -> ModelDetail:
+    manifest = live.detector.manifest
+    return ModelDetail(
+        **_summary(live.name, live, default_name(service)),
+        versions=await service.registry.versions(live.name),
+        provider=live.detector.provider,
+        loaded_at=live.loaded_at.isoformat(timespec="seconds"),
+        smallest_alpha=live.detector.smallest_alpha,
+        calibration_records=len(manifest.calibration.scores),
+        features=[
+            FeatureInfo(
+                **feature.model_dump(exclude={"reference", "low", "high"}),
+                low=as_written(feature.low),
+                high=as_written(feature.high),
+            )
+            for feature in manifest.features
+        ],
+        dropped=list(manifest.dropped),
+        warnings=list(manifest.warnings),
+        metrics=manifest.metrics,
+        training=manifest.training,
+        libraries=manifest.libraries,
+    )
+
+
 def _summary(name: str, live: Live | None, default: str | None) -> dict[str, Any]:
     manifest = live.detector.manifest if live else None
     return {
@@ -210,10 +230,10 @@ def _summary(name: str, live: Live | None, default: str | None) -> dict[str, Any
         "ready": live is not None and not live.failed,
         "score_kind": manifest.score_kind if manifest else None,
         "alpha": manifest.alpha if manifest else None,
-        "threshold": threshold_as_written(manifest) if manifest else None,
+        "threshold": as_written(manifest.threshold) if manifest else None,
     }
 
 
-def threshold_as_written(manifest: Manifest) -> float:
-    """The threshold as /score writes it: in the digits of float32."""
-    return float(str(np.float32(manifest.threshold)))
+def as_written(value: float | None) -> float | None:
+    """A number in the digits of float32, as /score writes it."""
+    return None if value is None else float(str(np.float32(value)))

@@ -1,18 +1,20 @@
-"""What the interface says of itself: the models of answers, and the OpenAPI document of POST /score by a bundle's features."""
+"""The models of answers, for OpenAPI and for those that FastAPI writes."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, Field
 
 from service.errors import CODES
-from service.manifest import Dropped, Feature, Kind, Manifest, ScoreKind
+from service.manifest import Dropped, Kind, ScoreKind
 
 REFERENCE = "#/components/schemas/{model}"
 PROBLEM_TYPE = "application/problem+json"
 RETRY = (429, 503)  # their answers say when to come back
+
+
+Value = float | str | bool | None
 
 
 class ErrorPlace(BaseModel):
@@ -32,14 +34,28 @@ class ProblemDocument(BaseModel):
     detail: str
     request_id: str
     errors: list[ErrorPlace] | None = Field(None, description="all that are wrong, up to 100; left out where there are none")
+    smallest_alpha: float | None = Field(None, description="of unsupported_alpha: the least rate that the calibration supports")
+    error: str | None = Field(None, description="under /v2: code and detail, where clients of that protocol look")
+
+
+class Unavailable(BaseModel):
+    """The 503 of /health: a problem document, but with the word for a status that health documents have."""
+
+    status: Literal["unavailable"]
+    reason: str
+    type: str
+    title: str
+    code: Literal["not_ready"]
+    detail: str
+    request_id: str
 
 
 class Contribution(BaseModel):
     """One feature's part of a score."""
 
     feature: str
-    value: Any = Field(description="what the record had, null for missing")
-    expected: Any = Field(description="what the model expected, in the feature's own unit")
+    value: Value = Field(description="what the record had, null for missing")
+    expected: Value = Field(description="what the model expected, in the feature's own unit; of a datetime, in words")
     contribution: float
 
 
@@ -74,15 +90,24 @@ class ColumnResults(BaseModel):
     )
 
 
-class ScoreAnswer(BaseModel):
-    """The 200 of POST /score."""
-
+class _Scored(BaseModel):
     model: str
     version: str
     score_kind: ScoreKind
     alpha: float
     threshold: float = Field(description="the score from which p_value <= alpha")
-    results: list[RecordResult] | ColumnResults
+
+
+class RecordsAnswer(_Scored):
+    """The 200 of POST /score with records."""
+
+    results: list[RecordResult]
+
+
+class ColumnsAnswer(_Scored):
+    """The 200 of POST /score with columns."""
+
+    results: ColumnResults
 
 
 class ShadowState(BaseModel):
@@ -153,7 +178,7 @@ class ModelDetail(ModelSummary):
 
     versions: list[str]
     provider: str
-    loaded_at: str
+    loaded_at: str = Field(json_schema_extra={"format": "date-time"})
     smallest_alpha: float
     calibration_records: int
     features: list[FeatureInfo]
@@ -171,98 +196,9 @@ class Reloaded(BaseModel):
     version: str
 
 
-_TYPES: dict[str, Any] = {"numeric": float, "boolean": bool, "datetime": str}
-
-
-def request_model(manifest: Manifest | None, *, values: bool = True) -> type[BaseModel]:
-    """The body of POST /score for this model; of any model, without one."""
-    if manifest is None:
-        record: Any = dict[str, Any]
-        columns: Any = dict[str, list[Any]]
-    else:
-        strict = ConfigDict(extra="forbid")
-        fields, lists = dict[str, Any](), dict[str, Any]()
-        for i, feature in enumerate(manifest.features):
-            kind: Any = _type(feature) | None
-            fields[f"f{i}"] = (kind, Field(None, alias=feature.name, **_words(feature, values=values)))
-            lists[f"f{i}"] = (list[kind], Field(None, alias=feature.name))
-        for i, dropped in enumerate(manifest.dropped):
-            fields[f"d{i}"] = (Any, Field(None, alias=dropped.column, description=f"not looked at: {dropped.reason}"))
-            lists[f"d{i}"] = (list[Any], Field(None, alias=dropped.column))
-        record = create_model("Record", __config__=strict, **fields)
-        columns = create_model("Columns", __config__=strict, **lists)
-    rate: Any = (float | None, Field(None, gt=0, lt=1))
-    explain: Any = (Literal["flagged", "all", "none"], "flagged")
-    return create_model(
-        "ScoreRequest",
-        __config__=ConfigDict(
-            extra="forbid", json_schema_extra={"oneOf": [{"required": ["records"]}, {"required": ["columns"]}]}
-        ),
-        __doc__="Records, or columns of one length; a value that is null or left out is missing.",
-        records=(list[record], Field(default_factory=list, min_length=1)),
-        columns=(columns, Field(default_factory=dict)),
-        alpha=rate,
-        fdr=rate,
-        explain=explain,
-    )
-
-
-TIMEOUT_HEADER: dict[str, Any] = {
-    "name": "X-Request-Timeout-Ms",
-    "in": "header",
-    "description": "how long the client waits; a request that is older before it is scored gets 503 deadline_exceeded",
-    "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
-}
-
-
-def score_operation(manifest: Manifest | None, *, values: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The OpenAPI operation of POST /score, and the schemas that it and the other operations refer to.
-
-    values: whether to tell the range of numbers and the most frequent categories of the training table.
-    """
-    request = request_model(manifest, values=values)
-    _, found = models_json_schema(
-        [(request, "validation"), (ScoreAnswer, "serialization"), (ProblemDocument, "serialization")], ref_template=REFERENCE
-    )
-    operation = {
-        "tags": ["scoring"],
-        "summary": "Score records",
-        "description": "Anomaly scores, conformal p-values, verdicts and reasons. Also with Content-Encoding: gzip.",
-        "security": [{}, {"bearer": []}, {"apiKey": []}],
-        "parameters": [TIMEOUT_HEADER],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/ScoreRequest"}},
-                "application/x-ndjson": {"schema": {"type": "string", "description": "a record a line"}},
-                "application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}},
-            },
-        },
-        "responses": {
-            "200": {
-                "description": "A result for each record, in their order",
-                "headers": {
-                    "X-Request-ID": {"schema": {"type": "string"}},
-                    "Server-Timing": {
-                        "schema": {"type": "string"},
-                        "description": "milliseconds of parse, queue, inference, total",
-                    },
-                },
-                "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/ScoreAnswer"}},
-                    "application/x-ndjson": {"schema": {"type": "string", "description": "a result a line"}},
-                    "application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}},
-                },
-            },
-            **problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503),
-        },
-    }
-    return operation, found["$defs"]
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int, model: str = "ProblemDocument") -> dict[int | str, dict[str, Any]]:
     """The responses of these statuses, for the OpenAPI document."""
-    content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    content = {PROBLEM_TYPE: {"schema": {"$ref": REFERENCE.format(model=model)}}}
     return {
         str(status): {
             "description": "; ".join(f"{code}: {title}" for code, (of, title) in CODES.items() if of == status) or "Error",
@@ -273,16 +209,3 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in statuses
     }
-
-
-def _type(feature: Feature) -> Any:
-    return (int if feature.integer else str) if feature.kind == "categorical" else _TYPES[feature.kind]
-
-
-def _words(feature: Feature, *, values: bool) -> dict[str, Any]:
-    if feature.categories:
-        return {"description": "categorical", **({"examples": list(feature.categories[:5])} if values else {})}
-    known = values and feature.low is not None and feature.high is not None
-    seen = f", seen from {feature.low:g} to {feature.high:g}" if known else ""
-    order = {None: "", True: ", the day first in dates with slashes", False: ", the month first in dates with slashes"}
-    return {"description": feature.kind + seen + order[feature.day_first]}

@@ -27,6 +27,7 @@ MAX_DEPTH = 32
 MAX_DIGITS = 400  # an integer of more digits is beyond any float; Python refuses 4,300, and slowly below that
 # Possessive: a text that never ends cannot make it go back.
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
+IN_RECORDS, IN_COLUMNS = "records[{row}].{name}", "columns.{name}[{row}]"
 _SHOWN = 60  # characters of a key that an error repeats
 
 
@@ -68,7 +69,7 @@ class Validator:
             raise Problem("invalid_request", f"{len(errors)} of the request's members do not fit.", errors)
         columnar = given == ["columns"]
         columns = self._columns(request["columns"]) if columnar else self._records(request["records"])
-        x = self._encode(columns, "columns.{name}[{row}]" if columnar else "records[{row}].{name}", [])
+        x = self._encode(columns, IN_COLUMNS if columnar else IN_RECORDS, [])
         rows = columns if columnar else list(zip(*columns, strict=True))
         return Checked(x, rows, columnar, alpha, fdr, cast(Explain, explain))
 
@@ -82,7 +83,7 @@ class Validator:
                 where = [FieldError(f"records[{place}]", "cannot be read")]
                 raise Problem(problem.code, f"Line {place + 1}: {problem.detail}", where) from None
         columns = self._records(records, first)
-        x = self._encode(columns, "records[{row}].{name}", [], first)
+        x = self._encode(columns, IN_RECORDS, [], first)
         return Checked(x, list(zip(*columns, strict=True)), False, None, None, "flagged")
 
     def too_many(self, n: int) -> Problem:
@@ -110,7 +111,7 @@ class Validator:
         whole = [record if isinstance(record, dict) else {} for record in records]
         columns = [[record.get(feature.name) for record in whole] for feature in self._features]
         if errors:
-            self._encode(columns, "records[{row}].{name}", errors, first)
+            self._encode(columns, IN_RECORDS, errors, first)
         return columns
 
     def _columns(self, columns: Any) -> list[list[Any]]:
@@ -118,24 +119,24 @@ class Validator:
         if not isinstance(columns, dict) or not columns:
             raise _one_error("columns", "must be an object, feature name to list of values, one at least")
         errors = [
-            FieldError(f"columns.{shown(name)}", "the model has no such feature") for name in columns if name not in self._names
+            (-1, FieldError(f"columns.{shown(name)}", "the model has no such feature"))
+            for name in columns
+            if name not in self._names
         ]
-        errors += [
-            FieldError(f"columns.{shown(name)}", "must be a list")
-            for name, values in columns.items()
-            if not isinstance(values, list)
-        ]
-        if errors:
-            raise records_problem(errors)
-        lengths = {len(values) for values in columns.values()}
-        if len(lengths) > 1:
+        lists = {name: values for name, values in columns.items() if isinstance(values, list)}
+        errors += [(-1, FieldError(f"columns.{shown(name)}", "must be a list")) for name in columns if name not in lists]
+        lengths = {len(values) for values in lists.values()}
+        if len(lengths) > 1 and not errors:
             raise _one_error("columns", f"lists of one length are needed, these have {min(lengths)} to {max(lengths)} values")
-        n = lengths.pop()
-        if not n:
-            raise _one_error("columns", "no records: the lists are empty")
+        n = max(lengths, default=0)
         if n > self._max_records:
             raise self.too_many(n)
-        return [columns.get(feature.name, [None] * n) for feature in self._features]
+        if not n and not errors:
+            raise _one_error("columns", "no records: the lists are empty")
+        told = [lists.get(feature.name, [None] * n) for feature in self._features]
+        if errors:
+            self._encode(told, IN_COLUMNS, errors)
+        return told
 
     def _encode(
         self, columns: list[list[Any]], loc: str, found: list[tuple[int, FieldError]], first: int = 0

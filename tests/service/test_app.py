@@ -1,15 +1,21 @@
 """The application as a whole: its document, its imports, its answers when nobody scores."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
+import jsonschema
 import pytest
 from pydantic import TypeAdapter
 
 from service.errors import CODES
-from service.schemas import ColumnResults, RecordResult, request_model
+from service.openapi import request_models
+from service.schemas import ColumnResults, RecordResult
 from tests.service.client import Client
 from tests.service.conftest import Serve
 from tests.service.tiny_bundle import GOOD, ODD
@@ -34,13 +40,21 @@ def test_openapi_describes_scoring_by_the_features_of_the_model(service: Client)
     schemas = document["components"]["schemas"]
     assert schemas["Record"]["properties"].keys() == GOOD.keys()
     assert schemas["Record"]["additionalProperties"] is False
-    for path in ("/score", "/models/{name}/score", "/models/{name}/versions/{version}/score"):
+    for path, request in (
+        ("/score", "ScoreRequest"),
+        ("/models/{name}/score", "ScoreAnyRequest"),  # of another model than the default one, maybe
+        ("/models/{name}/versions/{version}/score", "ScoreAnyRequest"),
+    ):
         operation = document["paths"][path]["post"]
-        assert {"200", "400", "401", "404", "408", "413", "415", "422", "429", "500", "503"} <= operation["responses"].keys()
-        assert operation["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ScoreRequest"}
+        assert {"200", "400", "401", "404", "408", "413", "415", "422", "429", "431", "500", "503"} <= operation[
+            "responses"
+        ].keys()
+        assert operation["requestBody"]["content"]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{request}"}
+        assert {"alpha", "fdr", "explain"} <= {parameter["name"] for parameter in operation["parameters"]}
     ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
     assert len(ids) == len(set(ids))
     assert set(schemas["ProblemDocument"]["properties"]["code"]["enum"]) == set(CODES)
+    assert all(re.fullmatch("[a-z0-9_]{3,32}", each) for each in ids), ids
     references = {text.split('"')[0] for text in json.dumps(document).split("#/components/schemas/")[1:]}
     assert references <= schemas.keys()
 
@@ -68,7 +82,84 @@ def test_answers_are_what_the_document_says(service: Client) -> None:
     columns = service.score({"columns": {"amount": [1.0, 1e6]}})["results"]
     TypeAdapter(list[RecordResult]).validate_python(rows, strict=True)
     ColumnResults.model_validate(columns, strict=True)
-    request_model(service.app.registry.default().detector.manifest).model_validate({"records": [GOOD, ODD], "alpha": 0.1})
+    records, _ = request_models(service.app.registry.default().detector.manifest)
+    records.model_validate({"records": [GOOD, ODD], "alpha": 0.1})
+
+
+def test_what_is_sent_and_what_comes_fits_the_document(serve: Serve, tmp_path: Path) -> None:
+    """As a generated client reads it: by the schema of the operation's status and content type, or of any other error."""
+    client = serve(admin_keys=("root",))
+    document = client.get("/openapi.json").json()
+    for schema in schemas_within(document):
+        if "default" in schema:
+            fits(document, schema, schema["default"])
+    columns = {"columns": {"amount": [1.0, 1e6], "country": ["de", None]}}
+    for path, body in (
+        ("/score", {"records": [GOOD, {}]}),
+        ("/score", {**columns, "explain": "all"}),
+        ("/models/{name}/score", columns),
+    ):
+        sent = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        fits(document, sent, body)
+        answer = client.post(path.format(name="tiny"), json=body)
+        assert answer.status_code == 200
+        fits_its_operation(document, path, answer)
+    for body in ({}, {"records": [GOOD], **columns}, {"records": [{"zz": 1}]}, {"records": []}, {"records": [GOOD], "alpha": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            fits(document, document["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]["schema"], body)
+        fits_its_operation(document, "/score", client.post("/score", json=body))
+    for path, item in document["paths"].items():
+        if "get" in item:
+            version = client.app.registry.default().version
+            for name in ("tiny", "none"):
+                fits_its_operation(document, path, client.get(path.format(name=name, version=version)))
+    fits_its_operation(document, "/score", client.post("/score", json={"records": [GOOD], "alpha": 1e-6}))
+    fits_its_operation(document, "/models/{name}/reload", client.post("/models/tiny/reload"))
+    nothing = serve(models_dir=tmp_path)
+    for path in ("/health", "/health/ready", "/v2/health/ready", "/models/{name}"):
+        answer = nothing.get(path.format(name="tiny"))
+        assert answer.status_code >= 400
+        fits_its_operation(document, path, answer)
+
+
+def fits_its_operation(document: Any, path: str, answer: httpx.Response) -> None:
+    told = document["paths"][path][answer.request.method.lower()]["responses"]
+    content = told.get(str(answer.status_code), told["default"])["content"]
+    kind = answer.headers["content-type"].split(";")[0]
+    fits(document, content[kind]["schema"], answer.json() if kind.endswith("json") else answer.text)
+
+
+def fits(document: Any, schema: Any, value: Any) -> None:
+    jsonschema.validate(value, {**schema, "components": document["components"]}, jsonschema.Draft202012Validator)
+
+
+def schemas_within(part: Any) -> Iterator[Any]:
+    """Whatever may be a schema."""
+    if isinstance(part, dict):
+        yield part
+        for each in part.values():
+            yield from schemas_within(each)
+    elif isinstance(part, list):
+        for each in part:
+            yield from schemas_within(each)
+
+
+def test_the_document_says_what_asks_for_a_key(serve: Serve) -> None:
+    client, open_to_all = serve(api_keys=("key",), admin_keys=("root",)), serve()
+    version, keys = client.app.registry.default().version, [{"bearer": []}, {"apiKey": []}]
+    document, without = (each.get("/openapi.json").json()["paths"] for each in (client, open_to_all))
+    for path, item in document.items():
+        for method, operation in item.items():
+            answer = client.request(method.upper(), path.format(name="tiny", version=version), headers={"content-type": "text/x"})
+            assert operation["security"] == (keys if answer.status_code == 401 else []), path
+            assert without[path][method]["security"] == ([{}, *keys] if answer.status_code == 401 else []), path
+
+
+def test_a_version_is_told_as_the_served_one_is(service: Client) -> None:
+    served = service.get("/models/tiny").json()
+    told = service.get(f"/models/tiny/versions/{served['version']}").raise_for_status().json()
+    assert told == served
+    assert service.get("/models/tiny/versions/20200101T000000Z-000000").status_code == 404
 
 
 def test_models_tells_names_versions_features_and_metrics(service: Client) -> None:

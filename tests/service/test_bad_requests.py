@@ -80,6 +80,16 @@ WRONG_RECORDS: dict[str, tuple[bytes, dict[str, str]]] = {
     "a whole number of 5000 digits": (b'{"records": [{"amount": -1' + b"0" * 5000 + b"}]}", {"records[0].amount": "float32"}),
     "the same in a column": (b'{"columns": {"amount": [1, 2, 1e39]}}', {"columns.amount[2]": "float32"}),
     "text in a column": (b'{"columns": {"amount": [1, "x"], "count": [1, 2]}}', {"columns.amount[1]": "number"}),
+    "all that is wrong with columns": (
+        b'{"columns": {"amount": ["a", 1, "b"], "zz": [1, 2], "online": [1, true], "country": "de"}}',
+        {
+            "columns.zz": "no such feature",
+            "columns.country": "must be a list",
+            "columns.amount[0]": "not a number",
+            "columns.online[0]": "not true or false",
+            "columns.amount[2]": "not a number",
+        },
+    ),
     "an unknown column": (b'{"columns": {"amounts": [1]}}', {"columns.amounts": "no such feature"}),
     "a column that is no list": (b'{"columns": {"amount": 1}}', {"columns.amount": "list"}),
     "a column that is null": (b'{"columns": {"amount": null}}', {"columns.amount": "list"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from service import client_retries
 from service.app import create_app
-from service.client import AsyncClient, Client, Retries, ServiceError
+from service.client import Answer, AsyncClient, Client, Retries, ServiceError
+from service.client_answers import Place, decoded
 from service.client_retries import Wait
 from service.client_tables import BYTES, split
 from service.settings import Settings
@@ -276,7 +279,8 @@ def test_a_wide_table_is_split_by_bytes_too() -> None:
     long = pa.table({"text": ["y" * (BYTES + 1), "z"] + ["w" * 1000] * 10_000})
     assert len(list(split(wide, 10_000))) == 3
     for whole in (wide, long):
-        bodies = list(split(whole, 10_000))
+        bodies, counts = zip(*split(whole, 10_000), strict=True)
+        assert sum(counts) == whole.num_rows
         parts = [pa.ipc.open_stream(body).read_all() for body in bodies]
         assert pa.concat_tables(parts).cast(whole.schema).equals(whole)
         assert all(len(body) <= BYTES for body, part in zip(bodies, parts, strict=True) if part.num_rows > 1)
@@ -304,3 +308,48 @@ def test_hours_and_days_of_numpy_are_datetimes(client: Client) -> None:
 def test_an_address_that_is_none_is_told_at_once() -> None:
     with Client("localhost:8000", retries=Retries(times=5, first=100)) as client, pytest.raises(httpx.UnsupportedProtocol):
         client.score([GOOD])
+
+
+def test_an_error_goes_through_a_pool_of_processes(client: Client) -> None:
+    with pytest.raises(ServiceError) as raised:
+        client.score([{"zz": 1}])
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert (vars(again), str(again)) == (vars(raised.value), str(raised.value))
+    assert "records[0].zz" in str(again)
+
+
+def test_places_are_those_in_all_that_was_given(client: Client) -> None:
+    records = [GOOD] * 23 + [{**GOOD, "amount": "x"}]
+    with pytest.raises(ServiceError) as raised:
+        list(client.score_batches(records, size=10))
+    assert [place.loc for place in raised.value.errors] == ["records[23].amount"]
+    amounts = [1.0] * 23 + [float("inf")]
+    with pytest.raises(ServiceError) as raised:
+        client.score_table(pa.table({"amount": amounts}), size=10)
+    assert [place.loc for place in raised.value.errors] == ["columns.amount[23]"]
+    odd = ServiceError(422, "c", "d", "r", [Place("columns.a[7][3]", "m"), Place("records[3].a[7]", "m"), Place("alpha", "m")])
+    assert [place.loc for place in odd.shifted(10).errors] == ["columns.a[7][13]", "records[13].a[7]", "alpha"]
+
+
+def test_headers_of_ones_own_take_no_key_away(address: str) -> None:
+    with Client(address, key="k1", headers={"X-Request-Timeout-Ms": "60000"}) as made:
+        assert made.score([GOOD]).results
+
+
+def test_an_alpha_that_is_too_small_names_the_smallest(client: Client) -> None:
+    with pytest.raises(ServiceError, match="unsupported_alpha") as raised:
+        client.score([GOOD], alpha=1e-6)
+    assert raised.value.smallest_alpha == 1 / 200
+
+
+@pytest.mark.parametrize("of", [np.array, pd.Series, pl.Series, tuple])
+def test_columns_may_be_of_numpy_pandas_and_polars(client: Client, of: Any) -> None:
+    told = client.score_columns({"amount": of([1.0, 1e6])}, explain="all")
+    assert told.results == client.score_columns({"amount": [1.0, 1e6]}, explain="all").results
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"model": "m"', b"{}"])
+def test_a_200_of_something_in_between_is_an_error_of_the_service(body: bytes) -> None:
+    with pytest.raises(ServiceError) as raised:
+        decoded(body, Answer)
+    assert (raised.value.status, raised.value.code) == (200, "unknown")

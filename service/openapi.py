@@ -1,0 +1,222 @@
+"""The OpenAPI document: what FastAPI tells of its own routes, mended, and the scoring routes, which it does not know.
+
+Made for generators of clients as much as for readers: what a program makes of it must authenticate, send and read.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from service.manifest import Feature, Manifest
+from service.schemas import PROBLEM_TYPE, REFERENCE, ColumnsAnswer, ProblemDocument, RecordsAnswer, Unavailable, problems
+
+Schemas = dict[str, Any]
+Schemes = dict[str, list[str]]
+KEYS: list[Schemes] = [{"bearer": []}, {"apiKey": []}]
+NOBODY: Schemes = {}  # a way to authenticate: with nothing
+ABOUT = "Anomaly scores for tabular records, live: conformal p-values, verdicts at a false-alarm rate, and which features did it."
+TAGS = {
+    "scoring": "Records in, scores, p-values, verdicts and reasons out",
+    "models": "What is served, and how far the world has moved from it",
+    "health": "For orchestrators and load balancers",
+    "metrics": "For Prometheus",
+    "page": "The page for people, and what it asks for",
+    "open inference protocol": "Version 2, as KServe, Triton and MLServer speak it",
+}
+ANY_MODEL = "Any"  # what the schemas of requests that any model may get are called by
+TIMEOUT_HEADER: dict[str, Any] = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "how long the client waits; a request that is older before it is scored gets 503 deadline_exceeded",
+    "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+}
+RATE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+EXPLAIN: dict[str, Any] = {"type": "string", "enum": ["flagged", "all", "none"]}
+QUERY: list[dict[str, Any]] = [  # of bodies that have no room for them
+    {"name": name, "in": "query", "description": f"{of} only; JSON has it in the body", "schema": schema}
+    for name, of, schema in (
+        ("alpha", "NDJSON and Arrow", RATE),
+        ("fdr", "Arrow", RATE),
+        ("explain", "NDJSON", EXPLAIN),
+    )
+]
+_TYPES: dict[str, Any] = {"numeric": float, "boolean": bool, "datetime": str}
+
+
+def operation_id(route: APIRoute) -> str:
+    """What generators call a route: its function's name, but for those of which there are two."""
+    name = route.name if "GET" in (route.methods or ()) else route.name.replace("get_", "post_", 1)
+    return f"v2_{name}" if route.path.startswith("/v2") else name
+
+
+def complete(document: dict[str, Any], *, with_keys: bool, metrics_need_key: bool) -> None:
+    """Mends what FastAPI says of its own routes.
+
+    with_keys: whether API keys are set. Every other answer of an operation may be a problem document, too.
+    """
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas.update(schemas_of((ProblemDocument, "serialization"), (Unavailable, "serialization")))
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    document["info"]["description"] = ABOUT
+    document["servers"] = [{"url": "/"}]
+    document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
+    for path, operation in ((path, each) for path, item in document["paths"].items() for each in item.values()):
+        told = operation["responses"]
+        if "HTTPValidationError" in str(told.get("422")):  # beside every path with a parameter: any text is one
+            del told["422"]
+        keyed = "401" in told and (path != "/metrics" or metrics_need_key)
+        operation["security"] = secured(with_keys) if keyed else []
+        told["default"] = {"description": "Any other error", "content": problem_content()}
+
+
+def add_operation(document: dict[str, Any], path: str, name: str, operation: dict[str, Any], schemas: Schemas) -> None:
+    """Adds an operation and its route, which FastAPI does not know as its own."""
+    document["components"]["schemas"].update(schemas)
+    names = re.findall(r"{(\w+)}", path)
+    parameters = [{"name": each, "in": "path", "required": True, "schema": {"type": "string"}} for each in names]
+    parameters += operation["parameters"]
+    told = {**operation["responses"], "default": {"description": "Any other error", "content": problem_content()}}
+    own = {"operationId": name + {0: "", 1: "_model", 2: "_version"}[len(names)], "parameters": parameters, "responses": told}
+    document["paths"][path] = {"post": {**operation, **own}}
+
+
+def secured(with_keys: bool) -> list[Schemes]:
+    """What an operation that asks for a key may be given."""
+    return KEYS if with_keys else [NOBODY, *KEYS]
+
+
+def problem_content() -> dict[str, Any]:
+    """The content of any error."""
+    return {PROBLEM_TYPE: {"schema": {"$ref": REFERENCE.format(model="ProblemDocument")}}}
+
+
+def schemas_of(*models: tuple[type[BaseModel], JsonSchemaMode]) -> Schemas:
+    """The JSON schemas of models and of what they are made of, by name.
+
+    Without defaults that are null: what may be left out is not required, and null is no default of a list.
+    """
+    found: Schemas = models_json_schema(list(models), ref_template=REFERENCE)[1]["$defs"]
+    waiting: list[Any] = [found]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if "default" in one and one["default"] is None:
+                del one["default"]
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return found
+
+
+def request_models(manifest: Manifest | None, *, values: bool = True) -> list[type[BaseModel]]:
+    """The bodies of POST /score, with records and with columns, for this model; for any model, without one."""
+    own = "" if manifest else ANY_MODEL
+    if manifest is None:
+        record: Any = dict[str, Any]
+        columns: Any = dict[str, list[Any]]
+    else:
+        strict = ConfigDict(extra="forbid")
+        fields, lists = dict[str, Any](), dict[str, Any]()
+        for i, feature in enumerate(manifest.features):
+            kind: Any = _type(feature) | None
+            fields[f"f{i}"] = (kind, Field(None, alias=feature.name, **_words(feature, values=values)))
+            lists[f"f{i}"] = (list[kind], Field(None, alias=feature.name))
+        for i, dropped in enumerate(manifest.dropped):
+            fields[f"d{i}"] = (Any, Field(None, alias=dropped.column, description=f"not looked at: {dropped.reason}"))
+            lists[f"d{i}"] = (list[Any], Field(None, alias=dropped.column))
+        record = create_model("Record", __config__=strict, **fields)
+        columns = create_model("Columns", __config__=strict, **lists)
+    rate: Any = (float | None, Field(None, gt=0, lt=1))
+    explained = "which records' contributions are told; flagged, unless said"
+    options: Any = {
+        "alpha": rate,
+        "fdr": rate,
+        "explain": (Literal["flagged", "all", "none"] | None, Field(None, description=explained)),
+    }
+    missing = "a value that is null or left out is missing"
+    forms: Any = {
+        "Records": (f"Records; {missing}.", {"records": (list[record], Field(min_length=1))}),
+        "Columns": (f"Columns of one length; {missing}.", {"columns": (columns, ...)}),
+    }
+    return [
+        create_model(f"Score{own}{name}", __config__=ConfigDict(extra="forbid"), __doc__=text, **body, **options)
+        for name, (text, body) in forms.items()
+    ]
+
+
+def score_operation(manifest: Manifest | None, *, values: bool, with_keys: bool) -> tuple[dict[str, Any], Schemas]:
+    """The OpenAPI operation of POST /score for this model, for any without one, and the schemas that it refers to.
+
+    values: whether to tell the range of numbers and the most frequent categories of the training table.
+    """
+    requests = request_models(manifest, values=values)
+    schemas = schemas_of(
+        *((request, "validation") for request in requests),
+        (RecordsAnswer, "serialization"),
+        (ColumnsAnswer, "serialization"),
+    )
+    for each in requests:  # of which null is none
+        schemas[each.__name__]["properties"]["explain"] = {**EXPLAIN, "description": each.model_fields["explain"].description}
+    request, answer = f"Score{'' if manifest else ANY_MODEL}Request", "ScoreAnswer"
+    schemas[request] = one_of(*(each.__name__ for each in requests))
+    schemas[answer] = one_of(RecordsAnswer.__name__, ColumnsAnswer.__name__)
+    operation = {
+        "tags": ["scoring"],
+        "summary": "Score records",
+        "description": "Anomaly scores, conformal p-values, verdicts and reasons. Also with Content-Encoding: gzip.",
+        "security": secured(with_keys),
+        "parameters": [*QUERY, TIMEOUT_HEADER],
+        "requestBody": {"required": True, "content": _bodies(request, "a record")},
+        "responses": {
+            "200": {
+                "description": "A result for each record, in their order",
+                "headers": {
+                    "X-Request-ID": {"schema": {"type": "string"}},
+                    "Server-Timing": {
+                        "schema": {"type": "string"},
+                        "description": "milliseconds of parse, queue, inference, total",
+                    },
+                },
+                "content": _bodies(answer, "a result"),
+            },
+            **problems(400, 401, 404, 408, 413, 415, 422, 429, 431, 500, 503),
+        },
+    }
+    return operation, schemas
+
+
+def one_of(*names: str) -> dict[str, Any]:
+    """The schema of what is one of these."""
+    return {"oneOf": [{"$ref": REFERENCE.format(model=name)} for name in names]}
+
+
+def _bodies(model: str, line: str) -> dict[str, Any]:
+    return {
+        "application/json": {"schema": {"$ref": REFERENCE.format(model=model)}},
+        "application/x-ndjson": {"schema": {"type": "string", "description": f"{line} a line"}},
+        "application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}},
+    }
+
+
+def _type(feature: Feature) -> Any:
+    return (int if feature.integer else str) if feature.kind == "categorical" else _TYPES[feature.kind]
+
+
+def _words(feature: Feature, *, values: bool) -> dict[str, Any]:
+    if feature.categories:
+        return {"description": "categorical", **({"examples": list(feature.categories[:5])} if values else {})}
+    known = values and feature.low is not None and feature.high is not None
+    seen = f", seen from {feature.low:g} to {feature.high:g}" if known else ""
+    order = {None: "", True: ", the day first in dates with slashes", False: ", the month first in dates with slashes"}
+    return {"description": feature.kind + seen + order[feature.day_first]}
