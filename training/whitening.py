@@ -89,16 +89,15 @@ def by_others(values: Tensor) -> Tensor:
     variances of the ways that the others tell; the mean over the parts is that of Lam (2016).
     """
     correlations = torch.zeros(values.shape[1], values.shape[1], dtype=values.dtype)
-    part = torch.arange(len(values)) % PARTS
+    part, varies = torch.arange(len(values)) % PARTS, (values != 0).any(0)
     for k in range(PARTS):
         own, others = values[part == k], values[part != k]
         _, sizes, ways = torch.linalg.svd(others, full_matrices=False)
         ways = ways[sizes > NEVER_VARIES * math.sqrt(len(others))]
         squares = ((own @ ways.T) ** 2).sum(0)
         # in the ways that the others never vary in, as much as in the mean of these: which of them is which is chance
-        rest = ((own**2).sum() - squares.sum()) / max(values.shape[1] - len(ways), 1)
-        correlations += ways.T * (squares - rest) @ ways
-        correlations.diagonal().add_(rest)
+        rest = ((own**2).sum() - squares.sum()) / max(int(varies.sum()) - len(ways), 1)
+        correlations += ways.T * (squares - rest) @ ways + torch.diag(rest * varies)
     return correlations / len(values)
 
 

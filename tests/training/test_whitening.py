@@ -43,13 +43,14 @@ def test_in_units_of_the_slots_ways_of_less_variance_than_the_mean_get_it_and_ot
 def found_by_others(usual):
     """Record by record: the squares of its parts in each way that the other quarters tell, alike where those never vary."""
     correlations = np.zeros((usual.shape[1],) * 2)
-    for row, record in enumerate(usual):
-        others = usual[np.arange(len(usual)) % 4 != row % 4]
-        _, singular, ways = np.linalg.svd(others)
-        vary = ways[: int((singular > 1e-5).sum())]
-        correlations += sum((record @ way) ** 2 * np.outer(way, way) for way in vary)
-        rest = np.eye(len(record)) - vary.T @ vary
-        correlations += record @ rest @ record / max(np.trace(rest), 1) * rest
+    for k in range(4):
+        others = usual[np.arange(len(usual)) % 4 != k]
+        variances, ways = np.linalg.eigh(others.T @ others)
+        vary = ways[:, variances > 1e-9].T
+        rest = np.eye(usual.shape[1]) - vary.T @ vary
+        for record in usual[k::4]:
+            correlations += sum((record @ way) ** 2 * np.outer(way, way) for way in vary)
+            correlations += record @ rest @ record / max(np.trace(rest), 1) * rest
     return torch.from_numpy(correlations / len(usual))
 
 
@@ -77,6 +78,9 @@ def test_slots_that_vary_with_no_other_or_not_at_all_stay_as_they_are():
     torch.testing.assert_close(matrix[:, 4], torch.eye(6)[4])
     torch.testing.assert_close(matrix[5, 5], torch.tensor(1.0), rtol=0, atol=1e-2)
     torch.testing.assert_close(whitening(torch.zeros(9, 3), RIDGE, True), torch.eye(3))
+    few = torch.cat([deviations(20, 30), torch.zeros(20, 70)], 1)  # as slots of levels that no record has
+    torch.testing.assert_close(whitening(few, RIDGE, True)[:30, :30], whitening(few[:, :30], RIDGE, True))
+    torch.testing.assert_close(whitening(few, RIDGE, True)[30:, 30:], torch.eye(70))
     torch.testing.assert_close(whitening(torch.zeros(2, 5), RIDGE, True), torch.eye(5))
 
 
