@@ -176,7 +176,7 @@ def test_a_cell_that_contradicts_the_others_is_found_after_training_on_few_rows(
     ]
     low, high = false_alarm_band(300, 1_000, 0.05)
     assert low <= flagged[0].mean() <= high
-    assert flagged[1].mean() > 0.5
+    assert flagged[1].mean() > 0.4  # one in eight where nothing is whitened
 
 
 def test_memories_know_where_their_records_are(fitted):
