@@ -13,6 +13,7 @@ from service.detector import FIELDS, Detector, relative_gap
 from service.manifest import Feature, Golden
 from service.session import Session
 from training.errors import ParityError
+from training.preprocessing import PERIODS
 from training.scorer import Answer, Scorer
 
 UNCLEAR = 1e-4  # of a squared distance
@@ -20,7 +21,9 @@ RTOL = 5e-5  # of the largest answer of its kind for a record
 RTOL_SCORE = 5e-4  # of score and contributions: where normal records are very alike, a surprise is steep in the error
 RTOL_UNCLEAR = 1e-2  # of the score, where last bits choose which remembered records are the nearest
 RTOL_SUM = 1e-5
-GOLDEN = 16  # records
+GOLDEN = 16  # records, and so many more at most for what is expected of them
+OCTANTS = 8  # of a day, a week or a year
+TWICE = 2  # service/detector.py lets one golden record a column differ
 PROVED = 1_000  # records, at most
 EDGE = np.finfo(np.float32).max
 
@@ -28,15 +31,17 @@ EDGE = np.finfo(np.float32).max
 def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], features: Sequence[Feature]) -> tuple[Golden, ...]:
     """Golden records: of the records x (n, C) that calibrate, from the least to the most odd, and the edges of what can come.
 
-    The edges: no value at all, the largest and smallest numbers, and unknown categories. Where there are any of which no last
-    bits decide, as another build of onnxruntime may have them, the others are left out.
+    The edges: no value at all, the largest and smallest numbers, and unknown categories. And records of which different
+    categories and times are expected, so that no branch of the graph goes unseen. Where there are any of which no last bits
+    decide, as another build of onnxruntime may have them, the others are left out.
     """
     order = np.argsort(session.run(x, explain=False).score, kind="stable")
     order = order[np.unique(np.linspace(0, len(order) - 1, PROVED).astype(int))]
     with torch.no_grad():
         clear = ~scorer.ambiguous(torch.from_numpy(x[order]), UNCLEAR).numpy()
     order = order[clear] if clear.any() else order
-    chosen = order[np.unique(np.linspace(0, len(order) - 1, GOLDEN - 3).astype(int))]
+    by_score = np.unique(np.linspace(0, len(order) - 1, GOLDEN - 3).astype(int))
+    chosen = order[with_others_expected(by_score, session.run(x[order], explain=True).expected, features)]
     nothing, large, small = np.full_like(x[0], np.nan), x[order[0]].copy(), x[order[-1]].copy()
     column = 0
     for feature in features:
@@ -58,6 +63,28 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
         )
         for i in range(len(rows))
     )
+
+
+def with_others_expected(
+    chosen: NDArray[np.intp], expected: NDArray[np.float32], features: Sequence[Feature]
+) -> NDArray[np.intp]:
+    """The chosen of n records, and up to GOLDEN more, so that all that is expected (n, C) of a category is, twice.
+
+    Of times it is the octants. Greedily: first the record of which most is expected that is not of enough others.
+    """
+    kinds = np.repeat([feature.kind for feature in features], [feature.width for feature in features])
+    periods = np.tile(PERIODS, np.count_nonzero(kinds == "datetime") // len(PERIODS))
+    octants = np.floor(expected[:, kinds == "datetime"] * OCTANTS / periods)
+    told = np.concatenate([expected[:, kinds == "categorical"], octants], axis=1)
+    columns = [column[:, None] == np.unique(column)[None, :] for column in told.T]
+    is_expected = np.concatenate([np.zeros((len(expected), 0), dtype=bool), *columns], axis=1)
+    while True:
+        wanted = is_expected[:, np.count_nonzero(is_expected[chosen], axis=0) < TWICE]
+        found = np.count_nonzero(wanted, axis=1)
+        found[chosen] = 0
+        if not found.any() or len(chosen) >= 2 * GOLDEN - 3:
+            return chosen
+        chosen = np.append(chosen, np.argmax(found))
 
 
 def prove(scorer: Scorer, bundle: Bundle, x: NDArray[np.float32]) -> None:

@@ -66,6 +66,7 @@ class Preprocessing(nn.Module):
     slot_group: Tensor  # (S,) the category that a one-hot slot belongs to
     first_slot: Tensor  # (G,) of each category
     slot_level: Tensor  # (S,) the level that a one-hot slot stands for
+    slot_code: Tensor  # (S,) the code of that level; of a last slot, which stands for all rarer ones, that of an unknown level
     constant: Tensor  # (C,) the value of a part of a datetime that never changes; of other columns nobody asks
     origin: Tensor  # (2 numerics,) of its two bends, in the feature's own unit, as unit
     unit: Tensor
@@ -123,7 +124,10 @@ class Preprocessing(nn.Module):
         self._real("phase", [float(column_period == PERIODS[2]) for _, column_period in cyclic])  # January is month 1
         self._real("unknown", [known for _, known in category])
         self._real("last", [level - 1 for level in levels])
-        self._real("slot_level", np.arange(len(group)) - first[group])
+        slot_level = np.arange(len(group)) - first[group]
+        self._real("slot_level", slot_level)
+        is_last = slot_level == np.array(levels, dtype=int)[group] - 1
+        self._real("slot_code", np.where(is_last, np.array([known for _, known in category], dtype=int)[group], slot_level))
         place, front = np.arange(self.slots), self.reals + self.bits
         self._real("may_lack", (place < self.reals + self.booleans) | (place >= front))
         self._real("membership", group[:, None] == np.arange(len(category))[None, :])
@@ -214,9 +218,9 @@ class Preprocessing(nn.Module):
         for place, column in enumerate(self.boolean.tolist()):
             cells[column] = torch.sigmoid(bits[:, place : place + 1])
         for g, column in enumerate(self.category.tolist()):
-            slots = torch.nonzero(self.slot_group == g)[:, 0]
-            level = onehot[:, int(slots[0]) : int(slots[-1]) + 1].argmax(1, keepdim=True).to(out.dtype)
-            cells[column] = torch.where(level == self.last[g], self.unknown[g], level)  # any of the rare ones: none by name
+            of_group = torch.nonzero(self.slot_group == g)[:, 0]
+            slots = slice(int(of_group[0]), int(of_group[-1]) + 1)
+            cells[column] = self.slot_code[slots][onehot[:, slots].argmax(1, keepdim=True)]
         nothing = out[:, :1] * 0
         return torch.cat([nothing + self.constant[column] if cell is None else cell for column, cell in enumerate(cells)], 1)
 
