@@ -6,7 +6,6 @@ Costs requests nothing: the counts are those of service.metrics, looked at by a 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from typing import Any, NamedTuple
@@ -38,18 +37,6 @@ class Activity:
         self._began = time.monotonic()
         self._errors, self._latency = 0, np.zeros(len(SECONDS) + 1, np.int64)
         self._seen: dict[int, tuple[str, ModelCounts, Totals]] = {}  # by the identity of the counts
-        self._timer: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begins to look."""
-        self._timer = asyncio.get_running_loop().create_task(self._tick_for_ever())
-
-    async def stop(self) -> None:
-        """Ends the looking."""
-        if self._timer is not None:
-            self._timer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._timer
 
     def tick(self) -> None:
         """Ends a slot, and begins the next."""
@@ -94,7 +81,8 @@ class Activity:
     def _counted(self) -> tuple[int, Totals]:
         return sum(self._metrics.errors.values()), np.array(self._metrics.stages["total"].counts)
 
-    async def _tick_for_ever(self) -> None:
+    async def tick_for_ever(self) -> None:
+        """Ends a slot every SLOT_SECONDS."""
         while True:
             await asyncio.sleep(SLOT_SECONDS)
             self.tick()

@@ -7,13 +7,13 @@ from functools import lru_cache
 import numpy as np
 import orjson
 
+from service.batch import Batch
 from service.calibration import SEVERITIES
 from service.detector import Scores
 from service.encoding import Limits
 from service.errors import FieldError, Problem
 from service.explain import NOTHING, Explainer, floats
 from service.manifest import Manifest
-from service.records import Batch
 
 NO_WARNINGS = b"[]"
 VERDICTS = (b"false", b"true")

@@ -21,7 +21,7 @@ from service.errors import CODES, Problem, from_status, internal_error
 from service.limits import CLIENT_GONE, ClientGoneError
 from service.open_inference import Inference, infer_route
 from service.parts import Parts
-from service.scoring import ROUTES, Scoring
+from service.scoring import ROUTES, Scoring, score_route
 from service.settings import Settings
 from service.watch import digest_for_ever
 
@@ -158,16 +158,7 @@ class Service(FastAPI, Parts):
 
 def scoring_route(path: str) -> str | None:
     """Which of the scoring routes a path is: looked at directly, as the framework's router takes longer than the score."""
-    if path == "/score":
-        return path
-    if path.endswith("/infer"):
-        return infer_route(path)
-    if not path.endswith("/score") or not path.startswith("/models/"):
-        return None
-    parts = path.split("/")
-    if len(parts) == 4 and parts[2]:
-        return ROUTES[1]
-    return ROUTES[2] if len(parts) == 6 and parts[2] and parts[3] == "versions" and parts[4] else None
+    return score_route(path) or infer_route(path)
 
 
 def start_tracing(settings: Settings) -> Tracing | None:
@@ -193,21 +184,20 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
         log.event(WARNING, "no API key is set: anybody who reaches this port may score; set ANOMALY_API_KEYS")
     memory.give_back()
     await service.registry.start()
-    service.keys.start()
+    loops = [digest_for_ever(service.registry.loaded), memory.give_back_for_ever(), service.keys.watch_for_ever()]
     if service.settings.page:
-        service.activity.start()
+        loops.append(service.activity.tick_for_ever())
     if service.workers is not None:
-        service.workers.start()
-    always = [asyncio.create_task(digest_for_ever(service.registry.loaded)), asyncio.create_task(memory.give_back_for_ever())]
+        loops.append(service.workers.write_for_ever())
+    tasks = [asyncio.create_task(loop) for loop in loops]
     yield
     service.draining = True
-    for task in always:
+    for task in tasks:
         task.cancel()
-    await service.activity.stop()
-    await service.keys.stop()
+    await asyncio.wait(tasks)
     await service.registry.stop()
     if service.workers is not None:
-        await service.workers.stop()
+        await service.workers.close()
     service.scoring.close()
     if service.tracing is not None:
         await asyncio.to_thread(service.tracing.close)

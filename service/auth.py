@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
@@ -28,19 +27,6 @@ class Keys:
         self.open = not self._api  # no API key set: anybody may score
         self.admin_off = not self._admin
         self.changed: Callable[[], None] = lambda: None  # called when the files hold other keys
-        self._watch: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begins to look for new keys, where there is a file to find them in."""
-        if self._settings.reload_seconds and (self._settings.api_keys_file or self._settings.admin_keys_file):
-            self._watch = asyncio.get_running_loop().create_task(self._watch_for_ever())
-
-    async def stop(self) -> None:
-        """Ends the looking."""
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
 
     def check_api(self, headers: Mapping[bytes, bytes]) -> None:
         """Passes an API or admin key; else raises the 401."""
@@ -67,11 +53,12 @@ class Keys:
         )
         return [_digest(key) for key in admin], [_digest(key) for key in api]
 
-    async def _watch_for_ever(self) -> None:
-        """Takes up what the files hold now. A file that is gone or empty changes nothing: it never opens the service."""
-        told = ""
-        while True:
-            await asyncio.sleep(self._settings.reload_seconds)
+    async def watch_for_ever(self) -> None:
+        """Takes up what the files hold now, where there are files. One that is gone or empty changes nothing: it never opens the
+        service."""
+        told, settings = "", self._settings
+        while settings.reload_seconds and (settings.api_keys_file or settings.admin_keys_file):
+            await asyncio.sleep(settings.reload_seconds)
             try:
                 found = await asyncio.to_thread(self._read)
             except SettingsError as error:

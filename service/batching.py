@@ -15,12 +15,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.batch import Batch
 from service.calibration import UnsupportedAlphaError, rounded_up
 from service.detector import Scores
 from service.errors import FieldError, Problem
 from service.limits import too_late
 from service.live import Live
-from service.records import Batch
 
 MAX_ROWS = 256  # in one run on the event loop, which /health waits for
 LEAST = 1024  # bytes that the smallest request counts for: it costs as much as four records more
@@ -54,18 +54,25 @@ class Observed:
     warnings: dict[str, int]
 
 
+def answered(
+    body: bytes, scores: Scores, began: float, inference: float, warnings: dict[str, int], head: int = 0
+) -> tuple[Answer, Observed]:
+    """A body and what it says, for the client and for the metrics."""
+    anomalies = int(np.count_nonzero(scores.is_anomaly))
+    return (
+        Answer(body, len(scores.score), anomalies, began, inference, head),
+        Observed(scores.score, scores.p_value, anomalies, warnings),
+    )
+
+
 def answer(live: Live, batch: Batch) -> tuple[Answer, Observed]:
     """The answer to one request. Raises the Problem that says why there is none."""
     began = perf_counter()
     scores = score_batch(live, batch)
-    ended = perf_counter()
+    inference = perf_counter() - began
     body, warnings = live.writer.write(batch, scores)
     note(live, batch, scores)
-    anomalies = int(np.count_nonzero(scores.is_anomaly))
-    return (
-        Answer(body, len(scores.score), anomalies, began, ended - began),
-        Observed(scores.score, scores.p_value, anomalies, warnings),
-    )
+    return answered(body, scores, began, inference, warnings)
 
 
 def answer_together(live: Live, batches: Sequence[Batch]) -> tuple[list[Answer], Observed]:
@@ -93,9 +100,7 @@ def answer_lines(live: Live, batch: Batch) -> tuple[Answer, Observed]:
     inference = perf_counter() - began
     results, warnings = live.writer.records(batch, scores)
     note(live, batch, scores)
-    anomalies = int(scores.is_anomaly.sum())
-    body = b"\n".join(results) + b"\n"
-    return Answer(body, len(results), anomalies, began, inference), Observed(scores.score, scores.p_value, anomalies, warnings)
+    return answered(b"\n".join(results) + b"\n", scores, began, inference, warnings)
 
 
 def count(live: Live, observed: Observed) -> None:

@@ -68,6 +68,11 @@ def benjamini_hochberg(p: NDArray[np.float64], fdr: float) -> NDArray[np.bool_]:
     return marked
 
 
+def reach(calibration: NDArray[np.float32]) -> float:
+    """How far the calibration scores (n,) reach from their median to their maximum."""
+    return float(calibration[-1]) - float(calibration[len(calibration) // 2])
+
+
 def severity(
     calibration: NDArray[np.float32], scores: NDArray[np.float32], p: NDArray[np.float64], alpha: float
 ) -> NDArray[np.int8]:
@@ -76,8 +81,8 @@ def severity(
     low: p > alpha. medium: p <= alpha. high: also above every calibration score, or p <= alpha / 10.
     critical: above them by more than they reach from their median to their maximum.
     """
-    highest, middle = calibration[-1], calibration[len(calibration) // 2]
+    highest = calibration[-1]
     level = (p <= alpha).astype(np.int8)
     level += (level == 1) & ((scores > highest) | (p <= alpha / 10))
-    level += (level == 2) & (scores.astype(np.float64) - highest > float(highest) - middle)
+    level += (level == 2) & (scores.astype(np.float64) - highest > reach(calibration))
     return level

@@ -54,10 +54,9 @@ class _Requests:
         body = encode(form, data, {name: value for name, value in given.items() if value is not None})
         return {"method": "POST", "url": self._score_path, "content": body, "headers": {"Content-Type": JSON}}
 
-    def _arrow(self, body: bytes, alpha: float | None, fdr: float | None) -> dict[str, Any]:
-        rates = {name: rate for name, rate in (("alpha", alpha), ("fdr", fdr)) if rate is not None}
-        headers = {"Content-Type": ARROW}
-        return {"method": "POST", "url": self._score_path, "params": rates, "content": body, "headers": headers}
+    def _arrow(self, body: bytes, alpha: float | None) -> dict[str, Any]:
+        rate, headers = {} if alpha is None else {"alpha": alpha}, {"Content-Type": ARROW}
+        return {"method": "POST", "url": self._score_path, "params": rate, "content": body, "headers": headers}
 
     @staticmethod
     def _get(path: str) -> dict[str, Any]:
@@ -121,7 +120,7 @@ class Client(_Requests):
         answers, first = [], 0
         for body, rows in split(table, size):
             with placed(first):
-                answers.append(self._send(self._arrow(body, alpha, None)))
+                answers.append(self._send(self._arrow(body, alpha)))
             first += rows
         return join(answers)
 
@@ -228,7 +227,7 @@ class AsyncClient(_Requests):
         answers, first = [], 0
         for body, rows in split(table, size):
             with placed(first):
-                answers.append(await self._send(self._arrow(body, alpha, None)))
+                answers.append(await self._send(self._arrow(body, alpha)))
             first += rows
         return join(answers)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import cached_property
 from math import isfinite
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import calibration
+from service.batch import Explain
 from service.bundle import Bundle
 from service.manifest import BundleError, Manifest
 from service.placement import Placement
 from service.session import Answers, Provider, Session
 
-Explain = Literal["flagged", "all", "none"]
 GOLDEN_RTOL = {"CPUExecutionProvider": 5e-5}  # another build of onnxruntime may add in another order
 OTHER_RTOL = 1e-4
 EXPECTED_RTOL = 1e-2  # of a value, or of the third largest of its column: a number is off by 8 times what its bend is
@@ -54,7 +54,7 @@ class Detector:
             self._calibration = np.asarray(self.manifest.calibration.scores, dtype=np.float32)
         self._check_calibration()
         self._ascending = self._calibration.tolist()
-        self._far = float(float(self._calibration[-1]) - self._calibration[len(self._calibration) // 2])
+        self._far = calibration.reach(self._calibration)
         for session in self._graph.sessions:
             self._check_golden(session)
 
@@ -120,14 +120,15 @@ class Detector:
         """What `score` makes of a single record's finite answers, bit for bit, in plain floats: a call of NumPy costs more."""
         score, n = float(answers.score[0]), len(self._ascending)
         p = (1 + n - bisect_left(self._ascending, score)) / (n + 1)
-        p_value, told = np.array([p]), answers
+        judged = alpha, threshold, answers.score, np.array([p])
+        evidence = answers.elbo, answers.reconstruction_error
         if p > alpha:
-            return Scores(alpha, threshold, answers.score, p_value, FALSE, LOW, *answers[1:3], NONE, *told[3:])
-        level = 1
-        if score > self._ascending[-1] or p <= alpha / 10:
-            level = 3 if score - self._ascending[-1] > self._far else 2
-        told, severity = self._graph.run(x, explain=True), np.array([level], np.int8)
-        return Scores(alpha, threshold, answers.score, p_value, ~FALSE, severity, *answers[1:3], np.arange(1), *told[3:])
+            return Scores(*judged, FALSE, LOW, *evidence, NONE, answers.contributions, answers.expected)
+        above = score - self._ascending[-1]
+        level = 3 if above > self._far else 2 if above > 0 or p <= alpha / 10 else 1
+        explained = self._graph.run(x, explain=True)
+        severity, places = np.array([level], np.int8), np.arange(1)
+        return Scores(*judged, ~FALSE, severity, *evidence, places, explained.contributions, explained.expected)
 
     def _check_calibration(self) -> None:
         """The threshold is what the calibration gives, to the bit: neither was changed without the other."""

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import Feature
+from service.manifest import Feature, column_slices
 
 MARGIN = 0.2  # a PSI from which a shift is called a large one, by custom
 FALSE_WARNINGS = 0.01  # by chance alone, in LOOKS looks that have nothing in common, over all features
@@ -46,7 +46,7 @@ class Cells:
 
     def __init__(self, features: Sequence[Feature]) -> None:
         """Of features that have references."""
-        self.columns = np.cumsum([0, *(feature.width for feature in features[:-1])])  # (F,) of x
+        self.columns = np.array([at.start for at in column_slices(features)])  # (F,) of x
         ends = [_ends(feature) for feature in features]
         self._ends = np.full((max(map(len, ends)), len(ends)), np.inf, np.float32)  # (W - 2, F), ends of cells, then infinity
         for place, own in enumerate(ends):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from service import arrow, datetimes
 from service.arrow import MISSING, Floats
-from service.manifest import Feature, Manifest
+from service.manifest import Feature
 
 OVERFLOW = "does not fit float32 (infinite or too large)"
 NOT_A_NUMBER = "not a number"
@@ -57,11 +57,16 @@ def encode_checked(feature: Feature, values: Sequence[Any]) -> Encoded:
     if feature.kind == "categorical" and not feature.integer:
         codes, unknown = _text_codes(feature.categories), len(feature.categories)
         return np.array([codes.get(value, unknown) for value in values], np.float32)[:, None], []
-    try:
-        numbers = np.array(values, np.float64)
-    except OverflowError:  # an integer beyond float64
-        numbers = np.array([_float(value) for value in values])
+    numbers = to_float64(values)
     return _whole(feature, numbers) if feature.kind == "categorical" else _fit(numbers)
+
+
+def to_float64(values: Sequence[float | None]) -> Floats:
+    """(N,) JSON numbers as float64, NaN for null, infinity for an integer beyond float64."""
+    try:
+        return np.array(values, np.float64)
+    except OverflowError:
+        return np.array([_float(value) for value in values])
 
 
 def encode_text(feature: Feature, array: Array) -> Encoded:
@@ -157,11 +162,6 @@ class Limits:
                 code = "unknown_category" if self._kinds[column] == "categorical" else "out_of_range"
             odd[row].append((self._names[column], code))
         return odd
-
-
-def oddities(manifest: Manifest, x: NDArray[np.float32]) -> list[list[tuple[str, str]]]:
-    """Limits(manifest.features).oddities(x), for a caller that asks once."""
-    return Limits(manifest.features).oddities(x)
 
 
 def _highest(feature: Feature) -> float | None:

@@ -111,6 +111,11 @@ def from_status(status: int, headers: Mapping[str, str] | None = None) -> Proble
     return Problem(code, CODES[code][1] + ".", headers=headers)
 
 
+def not_ready(detail: str, **more: Any) -> Problem:
+    """The 503 of a service or a model that can give no score now."""
+    return Problem("not_ready", detail, headers={"Retry-After": "5"}, **more)
+
+
 def internal_error() -> Problem:
     """What the client learns of a fault of ours: that there was one, and the id under which the log tells more."""
     return Problem("internal_error", "The service failed on this request; its log has the cause under this request_id.")

@@ -11,11 +11,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service.batch import Batch
 from service.detector import Scores
 from service.encoding import decode
 from service.errors import printable
-from service.manifest import Feature, Manifest
-from service.records import Batch
+from service.manifest import Feature, Manifest, column_slices
 from service.structs import ABSENT
 
 NOTHING = b"null"
@@ -27,8 +27,7 @@ class Explainer:
     """Writes the contributions of one model's records as JSON."""
 
     def __init__(self, manifest: Manifest) -> None:
-        starts = np.cumsum([0, *(feature.width for feature in manifest.features)]).tolist()
-        self._places = list(zip(manifest.features, starts, starts[1:], strict=False))
+        self._places = list(zip(manifest.features, column_slices(manifest.features), strict=True))
         self._heads = [b'{"feature":%b,"value":' % orjson.dumps(term) for term in manifest.terms]
         self._categories = {f.name: [orjson.dumps(c) for c in f.categories] for f in manifest.features if f.kind == "categorical"}
 
@@ -46,8 +45,8 @@ class Explainer:
     ) -> list[bytes]:
         """A feature's objects are made for all these records at once; each record then takes its own, in its own order."""
         m, terms = contributions.shape
-        values = [_values(feature, column) for (feature, _, _), column in zip(self._places, batch.columns(places), strict=True)]
-        expected = [self._expected(feature, normal[:, start:stop]) for feature, start, stop in self._places]
+        values = [_values(feature, column) for (feature, _), column in zip(self._places, batch.columns(places), strict=True)]
+        expected = [self._expected(feature, normal[:, at]) for feature, at in self._places]
         nothing = [[NOTHING] * m] * (terms - len(values))  # the latent term has no value
         told = floats(contributions.ravel())
         objects = [

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import FieldError, Problem
+from service.validation import records_problem
 
 CONTINUATION = b"\xff\xff\xff\xff"
 SCHEMA, DICTIONARY, RECORDS = 1, 2, 3  # kinds of messages
@@ -185,8 +186,7 @@ def _schema(stream: _Stream, header: _Table) -> None:
             if stream.dictionaries.setdefault(encoding.number(0, "<q"), kept) != kept:
                 raise BrokenError
     if errors:
-        n = f"{len(errors)} column(s)"
-        raise Problem("invalid_records", f"{n} do not fit the model: GET /models/NAME has its features.", errors)
+        raise records_problem(errors, "column")
 
 
 def _column(column: _Table) -> _Column | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from service.calibration import SEVERITIES
 from service.detector import Scores
 from service.encoding import decode
-from service.manifest import Manifest
+from service.manifest import Manifest, column_slices
 
 KEPT = 50
 
@@ -84,10 +84,9 @@ class Latest:
             {"feature": name, "contribution": float(str(part))}
             for name, part in zip(self._manifest.terms, flagged.contributions, strict=True)
         ]
+        features = self._manifest.features
         for member, columns in (("value", flagged.x), ("expected", flagged.expected)):
             if columns is not None:
-                start = 0
-                for term, feature in zip(terms, self._manifest.features, strict=False):  # the latent term has no value
-                    term[member] = decode(feature, columns[start : start + feature.width])
-                    start += feature.width
+                for term, feature, at in zip(terms, features, column_slices(features), strict=False):  # the latent term has none
+                    term[member] = decode(feature, columns[at])
         return sorted(terms, key=lambda term: -term["contribution"])

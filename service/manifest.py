@@ -7,6 +7,8 @@ Format: models/README.md, field by field. A change of meaning raises SCHEMA_VERS
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -43,6 +45,10 @@ class BundleError(Exception):
     """A bundle cannot be used; the text says which, what was found and what to do."""
 
     stage = "files"  # how far it came: what is read and verified; trial, in a process of its own; proof, of its golden records
+
+
+class ProviderError(BundleError):
+    """The execution provider that was asked for cannot be used, whatever the bundle."""
 
 
 class _Model(BaseModel):
@@ -105,6 +111,12 @@ class Feature(_Model):
     def width(self) -> int:
         """Columns of x: an hour, a weekday and a month for a datetime, else one."""
         return len(DATETIME_PARTS) if self.kind == "datetime" else 1
+
+
+def column_slices(features: Iterable[Feature]) -> list[slice]:
+    """Which columns of x (N, C) carry each feature."""
+    ends = list(accumulate((feature.width for feature in features), initial=0))
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 class Calibration(_Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from time import perf_counter
 
@@ -9,7 +10,6 @@ import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from service import batching, open_inference_request
-from service.batching import Answer, Observed
 from service.errors import Problem
 from service.limits import Holding, check_length, deadline, inflate, read_body
 from service.live import Live
@@ -19,8 +19,8 @@ from service.tensors import write
 
 BINARY = b"application/octet-stream"
 HEADER_LENGTH = b"inference-header-content-length"
-PREFIX = "/v2/models/"
 ROUTES = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
+PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 
 
 class Inference:
@@ -41,7 +41,7 @@ class Inference:
         gzipped = is_gzip(headers.get(b"content-encoding", b""))
         check_length(headers, self._limit)
         until = deadline(headers, began)
-        live = scope["live"] = await self._find(scope["path"])
+        live = scope["live"] = await self._registry.find(PATH, scope["path"])
         no_query(scope)
         self._parts.permits.check()  # full: says so before the body is read
         with Holding(self._parts.room) as held:
@@ -62,10 +62,6 @@ class Inference:
         self._parts.metrics.observe(parse, queue, answer.inference, total)
         scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
 
-    async def _find(self, path: str) -> Live:
-        parts = path.split("/")  # "", "v2", "models", name, "infer", or with "versions", version in between
-        return self._registry.get(parts[3]) if len(parts) == 5 else await self._registry.get_version(parts[3], parts[5])
-
     def _work(self, live: Live, body: bytes, header_length: bytes | None, gzipped: bool) -> Done:
         began = perf_counter()
         content = inflate(body, self._limit) if gzipped else body
@@ -83,17 +79,11 @@ class Inference:
                 "threshold": float(str(np.float32(scores.threshold))),  # in the digits of the scores
             },
         }
-        told, length = write(head, request.answer(scores))
-        anomalies = int(scores.is_anomaly.sum())
-        answer = Answer(told, len(scores.score), anomalies, scoring, inference, length)
-        return answer, Observed(scores.score, scores.p_value, anomalies, {}), began, scoring - began
+        body, head_bytes = write(head, request.answer(scores))
+        return *batching.answered(body, scores, scoring, inference, {}, head_bytes), began, scoring - began
 
 
 def infer_route(path: str) -> str | None:
-    """Which of the two routes a path is."""
-    parts = path[len(PREFIX) :].split("/")
-    if not path.startswith(PREFIX) or parts[-1] != "infer" or not all(parts):
-        return None
-    if len(parts) == 2:
-        return ROUTES[0]
-    return ROUTES[1] if len(parts) == 4 and parts[1] == "versions" else None
+    """Which of ROUTES a path is, if any."""
+    found = PATH.fullmatch(path)
+    return None if found is None else ROUTES[found[2] is not None]

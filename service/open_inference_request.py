@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.arrow import Floats
+from service.batch import Batch
 from service.detector import Scores
 from service.encoding import OVERFLOW, encode_checked, encode_numbers
 from service.errors import MAX_ERRORS, FieldError, Problem, printable
-from service.manifest import Feature, Manifest
-from service.records import FLOAT32_MAX, Batch
+from service.manifest import Feature, Manifest, column_slices
+from service.records import FLOAT32_MAX
 from service.tensors import DATATYPES, Output, from_bytes, from_json
 from service.validation import parse, read_rate, records_problem, shown
 
@@ -196,12 +197,11 @@ def _join(features: Sequence[Feature], values: Mapping[str, Any], n: int) -> tup
 
 def _check_matrix(features: Sequence[Feature], numbers: Floats, loc: str) -> tuple[NDArray[np.float32], Found]:
     """x (N, C) of numbers (N, C) that are meant to be one: each column must hold what an encoder could have put there."""
-    found, start = list[tuple[int, FieldError]](), 0
+    found = list[tuple[int, FieldError]]()
     with np.errstate(over="ignore"):
         x = numbers.astype(np.float32)
-    for feature in features:
-        columns = x[:, start : start + feature.width]
-        start += feature.width
+    for feature, at in zip(features, column_slices(features), strict=True):
+        columns = x[:, at]
         limits, message = _limits(feature)
         missing = np.isnan(columns)
         fine = missing.all(axis=1) | ~missing.any(axis=1)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from service.errors import Problem
+from service.errors import Problem, not_ready
 from service.live import Live
 from service.manifest import DATETIME_PARTS, Feature
 from service.open_inference_request import MORE_OUTPUTS, OUTPUTS
@@ -106,9 +106,9 @@ class InferAnswer(BaseModel):
 
 
 @router.get("/v2", response_model=ServerMetadata)
-async def get_server(service: App) -> ServerMetadata:
+async def get_server(request: Request) -> ServerMetadata:
     """Name, version and extensions of this server."""
-    return ServerMetadata(name="tabular-anomaly-service", version=service.version, extensions=["binary_tensor_data"])
+    return ServerMetadata(name="tabular-anomaly-service", version=request.app.version, extensions=["binary_tensor_data"])
 
 
 @router.head("/v2/health/live", include_in_schema=False)
@@ -196,11 +196,6 @@ def _ready(live: Live, trusted_seconds: float) -> ModelReady:
     if reason is not None:
         raise not_ready(f"{live.name} {live.version}: {reason}.")
     return ModelReady(name=live.name, ready=True)
-
-
-def not_ready(reason: str) -> Problem:
-    """The 503."""
-    return Problem("not_ready", reason, headers={"Retry-After": "5"})
 
 
 def _metadata(live: Live, versions: list[str]) -> ModelMetadata:

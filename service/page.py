@@ -21,7 +21,7 @@ from service.activity import shares
 from service.encoding import decode
 from service.errors import Problem
 from service.limits import ClientGoneError, Holding, read_body
-from service.manifest import Manifest
+from service.manifest import Manifest, column_slices
 from service.metrics import SCORES
 from service.page_schemas import ActivityDocument, ExampleRecord
 from service.routes import App, as_written, needs_key
@@ -137,12 +137,11 @@ async def get_report(name: str, service: App) -> Response:
 
 def example(manifest: Manifest, columns: NDArray[np.float32]) -> dict[str, Any]:
     """The record of columns (C,), with values as a request has them."""
-    record, start = dict[str, Any](), 0
-    for feature in manifest.features:
-        own = columns[start : start + feature.width]
-        record[feature.name] = _moment(own) if feature.kind == "datetime" else decode(feature, own)
-        start += feature.width
-    return record
+    parts = [columns[at] for at in column_slices(manifest.features)]
+    return {
+        feature.name: _moment(part) if feature.kind == "datetime" else decode(feature, part)
+        for feature, part in zip(manifest.features, parts, strict=True)
+    }
 
 
 def _moment(parts: NDArray[np.float32]) -> str | None:

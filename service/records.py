@@ -7,7 +7,6 @@ through service.validation, which reads the same bytes slowly and completely, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from operator import le
 from typing import Any
@@ -17,40 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.arrow import MISSING
+from service.batch import Batch
 from service.encoding import encode_checked
 from service.manifest import Feature, Manifest
 from service.structs import ABSENT, Unread, decoders, json_type
-from service.validation import Checked, Explain, Validator
+from service.validation import Validator
 
 LONG = 1 << 20  # bytes of a body whose records are read a block at a time
 BLOCK = 512
 EXACT = 1 << 53
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-@dataclass(slots=True)
-class Batch:
-    """A request, ready to score."""
-
-    x: NDArray[np.float32]  # (N, C)
-    rows: Sequence[Sequence[Any]]  # N records of the features' raw values; or, where columnar, a column of N for each feature
-    columnar: bool
-    normal: bool  # every value is there and within what training saw: nothing to warn of
-    alpha: float | None = None
-    fdr: float | None = None
-    explain: Explain = "flagged"
-    first: int = 0  # the place of the first row in the request, where the batch is a part of it
-
-    @property
-    def usual(self) -> bool:
-        """Whether it is of records, with the default options: so that it can be scored together with others."""
-        return self.alpha is None and self.fdr is None and self.explain == "flagged" and not self.columnar
-
-    def columns(self, places: list[int]) -> list[list[Any]]:
-        """What the client sent in these rows, a list for each feature; None or NaN for missing."""
-        if self.columnar:
-            return [[values[place] for place in places] for values in self.rows]
-        return list(map(list, zip(*[self.rows[place] for place in places], strict=True)))
 
 
 class Reader:
@@ -81,7 +56,7 @@ class Reader:
             batch = self._read_fast(body)
         except (ValueError, OverflowError, RecursionError):  # msgspec's errors are ValueErrors
             batch = None
-        return self._read_slowly(body) if batch is None else batch
+        return self._with_normal(self._slow.read(body)) if batch is None else batch
 
     def read_lines(self, lines: Sequence[bytes], first: int) -> Batch:
         """A record a line, one line at least, of which the first is the request's `first`; raises the Problem."""
@@ -96,7 +71,7 @@ class Reader:
                 return Batch(x, own, False, normal, first=first)
         except (ValueError, OverflowError, RecursionError):
             pass
-        return self._checked(self._slow.lines(lines, first), first)
+        return self._with_normal(self._slow.lines(lines, first))
 
     def _read_fast(self, body: bytes) -> Batch | None:
         long = len(body) > LONG
@@ -235,11 +210,9 @@ class Reader:
         texts = chain.from_iterable(columns[place] for place in self._texts)
         return colons(body) == keys + sum(text.count(":") for text in texts if type(text) is str)
 
-    def _read_slowly(self, body: bytes) -> Batch:
-        return self._checked(self._slow.read(body), 0)
-
-    def _checked(self, found: Checked, first: int) -> Batch:
-        return Batch(found.x, found.rows, found.columnar, self._is_normal(found.x), found.alpha, found.fdr, found.explain, first)
+    def _with_normal(self, batch: Batch) -> Batch:
+        batch.normal = self._is_normal(batch.x)
+        return batch
 
 
 def colons(body: bytes) -> int:

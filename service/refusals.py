@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.manifest import BundleError
+from service.manifest import BundleError, ProviderError
 
 # Seconds until a bundle that failed its trial is tried again, twice as long each time: a busy host can be the reason, too.
 SOON, LATE = 60.0, 3600.0
@@ -21,13 +21,14 @@ class Refusal:
     reason: str
     times: int  # that it was refused with the files as they are
     again_at: float  # by time.monotonic()
+    lacks_provider: bool  # the reason is not the bundle's
 
     @classmethod
     def of(cls, error: BundleError, seen: Seen, before: Refusal | None, now: float) -> Refusal:
         """The refusal of a bundle that looked so before it was read; `before`: that of the last time."""
         times = 1 if before is None or before.seen != seen else before.times + 1
         wait = min(SOON * 2 ** min(times - 1, 10), LATE) if error.stage == "trial" else math.inf
-        return cls(seen, str(error), times, now + wait)
+        return cls(seen, str(error), times, now + wait, isinstance(error, ProviderError))
 
     def stands(self, seen: Seen, now: float) -> bool:
         """Whether to try again would be in vain."""

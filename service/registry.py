@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
@@ -16,9 +17,9 @@ from typing import ParamSpec, TypeVar
 
 from service import log, signature
 from service.bundle import check_name, current_version, list_models, list_versions, read_bundle
-from service.errors import Problem
+from service.errors import Problem, not_ready
 from service.live import Live, load
-from service.manifest import CURRENT, NAME, REPORT, BundleError
+from service.manifest import CURRENT, NAME, REPORT, BundleError, ProviderError
 from service.metrics import Metrics
 from service.refusals import Refusal, Seen, look
 from service.settings import Settings
@@ -60,14 +61,14 @@ class Registry:
     async def start(self) -> None:
         """Loads every published model, and begins to look for new ones.
 
-        Raises BundleError where cuda was asked for in vain, or a trusted key cannot be used.
+        Raises ProviderError where cuda was asked for in vain, BundleError where a trusted key cannot be used.
         """
         if self._settings.trusted_keys:
             signature.read_keys(self._settings.trusted_keys)
         await self.refresh()
-        lost = [refusal.reason for refusal in self._refused.values() if refusal.reason.startswith("provider cuda")]
+        lost = next((refusal.reason for refusal in self._refused.values() if refusal.lacks_provider), None)
         if lost:
-            raise BundleError(lost[0])
+            raise ProviderError(lost)
         self._look_for_shadow()
         if self._settings.reload_seconds:
             self._poll = asyncio.get_running_loop().create_task(self._poll_for_ever())
@@ -108,6 +109,12 @@ class Registry:
             raise self._not_ready(f"Model '{name}' is not published yet.")
         raise Problem("model_not_found", "No model of this name is published: see GET /models.")
 
+    async def find(self, pattern: re.Pattern[str], path: str) -> Live:
+        """The version that a path names, by the groups (name, version) of its pattern; without a version, the served one."""
+        found = pattern.fullmatch(path)
+        name, version = found.groups() if found else ("", None)
+        return self.get(name) if version is None else await self.get_version(name, version)
+
     async def get_version(self, name: str, version: str) -> Live:
         """A published version, served or not; raises the 404, or the 503 of a bundle that cannot be used."""
         live = self._live.get(name)
@@ -118,6 +125,9 @@ class Registry:
             self._pinned.move_to_end(key)
             return self._pinned[key]
         async with self._one_at_a_time:
+            live = self._live.get(name)
+            if live is not None and live.version == version:  # what was waited for has loaded this very version
+                return live
             if key not in self._pinned:
                 versions = await self._in_thread(list_versions, self._folder, name) if NAME.fullmatch(name) else []
                 if not versions:
@@ -219,12 +229,9 @@ class Registry:
         """From here on, new requests get this version; those under way keep the one that they began with."""
         before = self._live.get(live.name)
         self._live[live.name] = live
-        pinned = self._pinned.pop((live.name, live.version), None)
-        if pinned is not None:
-            live.counts = pinned.counts
+        self._pinned.pop((live.name, live.version), None)
         if before is not None:
             self._forget(before)
-        self._metrics.models[live.name, live.version] = live.counts
         if self.shadow is not None and self.shadow.name == live.name:
             self.shadow.attach(live)
         self._metrics.reloads[live.name, "loaded"] += 1
@@ -262,7 +269,7 @@ class Registry:
     @staticmethod
     def _not_ready(detail: str, refused: Collection[str] = ()) -> Problem:
         why = f" Refused: {', '.join(sorted(refused))}; the log has the reason." if refused else ""
-        return Problem("not_ready", detail + why, headers={"Retry-After": "5"})
+        return not_ready(detail + why)
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._loader, partial(function, *args, **more))

@@ -13,7 +13,7 @@ from fastapi.responses import PlainTextResponse
 
 from service import metrics
 from service.drift_document import DriftDocument, document
-from service.errors import CODES, Problem
+from service.errors import Problem, not_ready
 from service.live import Live
 from service.manifest import NAME, BundleError
 from service.parts import Parts
@@ -29,7 +29,7 @@ async def the_service(request: Request) -> Parts:
     return cast(Parts, request.app)
 
 
-App = Annotated[Any, Depends(the_service)]
+App = Annotated[Parts, Depends(the_service)]
 
 
 async def needs_key(request: Request, service: App) -> None:
@@ -127,17 +127,11 @@ def watched_models(service: Parts) -> tuple[list[Live], Live | None]:
 
 def unavailable(request: Request, reason: str) -> Response:
     """The 503 of /health: a problem document, but with the word for a status that health documents have."""
-    told = {
-        "status": "unavailable",
-        "reason": reason,
-        "type": "urn:anomaly:error:not_ready",
-        "title": CODES["not_ready"][1],
-        "code": "not_ready",
-        "detail": reason,
-        "request_id": request.scope["request_id"],
-    }
-    headers = {"retry-after": "5", "cache-control": "no-store"}
-    return Response(orjson.dumps(told), 503, headers, "application/problem+json")
+    problem, request_id = not_ready(reason, status="unavailable", reason=reason), request.scope["request_id"]
+    body = problem.body(request_id)
+    answer = Response(body, problem.status)
+    answer.raw_headers = problem.head(body, request_id)
+    return answer
 
 
 @metrics_router.get(

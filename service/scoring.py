@@ -6,6 +6,7 @@ JSON is the way that counts; streams of lines and Arrow tables, which many recor
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -32,6 +33,7 @@ ARROW = b"application/vnd.apache.arrow.stream"
 T = TypeVar("T")
 Done = tuple[Answer, Observed, float, float]  # the last two: when it began, and the seconds of parsing
 ROUTES = ("/score", "/models/{name}/score", "/models/{name}/versions/{version}/score")
+PATH = re.compile(r"(?:/models/([^/]+)(?:/versions/([^/]+))?)?/score")
 
 
 class Scoring:
@@ -59,7 +61,7 @@ class Scoring:
         length = check_length(headers, self._limit)
         until = deadline(headers, began)
         path = scope["path"]
-        live = scope["live"] = self._registry.default() if path == "/score" else await self._find(path)
+        live = scope["live"] = self._registry.default() if path == "/score" else await self._registry.find(PATH, path)
         if content_type == JSON:
             no_query(scope)
         if length > self._inline:
@@ -106,10 +108,6 @@ class Scoring:
         if trace is not None:
             trace.add((arrived + parse, queue), (arrived, parse), (answer.began, answer.inference))
         return answer, parse, queue, arrived
-
-    async def _find(self, path: str) -> Live:
-        parts = path.split("/")  # "", "models", name, "score", or with "versions", version in between
-        return self._registry.get(parts[2]) if len(parts) == 4 else await self._registry.get_version(parts[2], parts[4])
 
     async def _stream(self, scope: Scope, pieces: Pieces, send: Send, live: Live, gzipped: bool, until: float) -> None:
         """Answers a stream of lines. A problem is the whole answer if no result was sent yet; else it is the last line."""
@@ -218,6 +216,12 @@ def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[int], None], r
         loop.call_soon_threadsafe(function, rows)
 
 
+def score_route(path: str) -> str | None:
+    """Which of ROUTES a path is, if any."""
+    found = PATH.fullmatch(path)
+    return None if found is None else ROUTES[found.lastindex or 0]
+
+
 async def has_gone(receive: Receive) -> None:
     """Until the client has gone, of a request whose body has been received."""
     while (await receive())["type"] != "http.disconnect":
@@ -264,7 +268,7 @@ def is_gzip(encoding: bytes) -> bool:
 
 
 def estimate_rows(body: bytes, width: int, gzipped: bool) -> int:
-    """About how many records a body holds, without reading it: a comma a value, a brace a record. Gzip: some ten times."""
+    """About how many records a body holds, without reading it: a comma a value, a brace a record. Gzip: three bytes a value."""
     if gzipped:
-        return max(1, len(body) // 10 // width)
+        return max(1, len(body) // 3 // width)
     return max(1, body.count(b",") // max(1, width), body.count(b"{") - 2)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.graph import GraphError, check
-from service.manifest import BundleError
+from service.manifest import BundleError, ProviderError
 from service.subgraph import needed_by
 
 # Its official builds report their use to their maker over the network, and keep an id of the device in the home folder.
@@ -92,7 +92,7 @@ def _ask(session: Any, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def load(graph: bytes, provider: Provider = "auto") -> Any:
-    """An onnxruntime session on one thread, with auto on CUDA where that is usable. Raises BundleError.
+    """An onnxruntime session on one thread, with auto on CUDA where that is usable. Raises BundleError or ProviderError.
 
     onnxruntime sees no bytes that service/graph.py has not found to be within its limits, for runs of SLICE rows.
 
@@ -107,7 +107,7 @@ def load(graph: bytes, provider: Provider = "auto") -> Any:
     options.log_severity_level = 4
     wanted: list[Any] = [(CUDA, CUDA_OPTIONS), CPU] if provider != "cpu" and may_have_cuda() else [CPU]
     if provider == "cuda" and wanted == [CPU]:
-        raise BundleError(
+        raise ProviderError(
             "provider cuda: no NVIDIA driver, or an onnxruntime without CUDA; install the extra gpu, or use provider auto"
         )
     try:
@@ -117,7 +117,7 @@ def load(graph: bytes, provider: Provider = "auto") -> Any:
     session.disable_fallback()  # a GPU that fails later is an error: onnxruntime would go on on the CPU without a word
     used = cast(str, session.get_providers()[0])
     if provider == "cuda" and used != CUDA:
-        raise BundleError("provider cuda: no usable GPU (the session fell back to the CPU); check the driver and CUDA libraries")
+        raise ProviderError("provider cuda: no usable GPU (the session fell back to the CPU); check driver and CUDA libraries")
     return session
 
 

@@ -55,9 +55,9 @@ def read_keys(paths: Sequence[Path]) -> dict[str, Ed25519PublicKey]:
 
 def check(manifest: bytes, signature: bytes | None, paths: Sequence[Path]) -> None:
     """Raises BundleError where the manifest's bytes are not signed by one of the keys of these files."""
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - read_keys says it where it is not there
-
     keys = read_keys(paths)
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - an extra, which read_keys has found
+
     if signature is None:
         raise BundleError("it is not signed, and ANOMALY_TRUSTED_KEYS is set; publish it with --sign-key")
     name, content = parse(signature)

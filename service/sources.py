@@ -47,6 +47,8 @@ class Source:
             raise TableError(f"{path}: cannot be read: {error.strerror or error}") from None
         except EOFError:
             raise TableError(f"{path}: the gzip file ends before its time; copy it again") from None
+        except csv.Error as error:  # a name longer than Python's reader takes
+            raise TableError(f"{path}: the header cannot be read: {error}") from None
         self.names: tuple[str, ...] = tuple(self.schema.names)
         seen: set[str] = set()
         for number, name in enumerate(self.names, 1):
@@ -79,7 +81,10 @@ class Source:
 
     def place(self, row: int, column: str | None = None) -> str:
         """Words for a place: the file, the row (1 is the first record), its line in a CSV file, the column."""
-        line = next((line for number, line, _ in self._records() if number == row), None) if self.is_csv else None
+        try:
+            line = next((line for number, line, _ in self._records() if number == row), None) if self.is_csv else None
+        except csv.Error:  # a cell before it is longer than Python's reader takes
+            line = None
         where = f"{self.path}, row {row}" + (f" (line {line})" if line else "")
         return where if column is None else f"{where}, column {column}"
 

@@ -16,11 +16,11 @@ from time import perf_counter
 from starlette.types import Message, Receive, Send
 
 from service import batching
+from service.batch import Explain
 from service.batching import Answer, Observed
 from service.errors import FieldError, Problem
 from service.limits import INFLATE_STEP, ClientGoneError, Holding, body_too_large
 from service.live import Live
-from service.validation import Explain
 
 BLOCK = 512  # lines scored at a time: other requests wait for no more than these
 PART = 256 << 10  # bytes given out at a time, where more wait: what has been scored is held no more
@@ -44,7 +44,7 @@ class Lines:
     def __init__(self, limit: int, *, gzipped: bool) -> None:
         self._limit, self._size = limit, 0  # of the inflated body
         self._inflate = zlib.decompressobj(wbits=31) if gzipped else None
-        self._piece, self._last = memoryview(b""), False
+        self._piece, self._fed, self._last = memoryview(b""), 0, False
         self._parts: list[bytes] = []  # of a line that is not whole
         self._unfinished = 0  # bytes of them
         self._whole: list[bytes] = []
@@ -57,14 +57,13 @@ class Lines:
     @property
     def held(self) -> int:
         """Bytes of what was fed, and has not been taken, that are in memory; a piece is, until the last of it was looked at."""
-        fed = len(self._piece.obj) if self._piece else 0  # type: ignore[arg-type] # it is bytes
-        return fed + sum(map(len, self._whole)) + self._unfinished
+        return (self._fed if self._piece else 0) + sum(map(len, self._whole)) + self._unfinished
 
     def feed(self, piece: bytes, *, last: bool) -> None:
         """The next piece of the body; none may be left of the one before."""
         self._last = last
         if piece:
-            self._piece = memoryview(piece)
+            self._piece, self._fed = memoryview(piece), len(piece)
 
     def take(self, n: int) -> list[bytes]:
         """The next n lines that are not blank, or those that are whole by now. Raises the 400 of bad gzip, or the 413."""

@@ -12,7 +12,7 @@ from arro3.core import Array, DataType, Field, RecordBatch
 from numpy.typing import NDArray
 
 from service.encoding import encode_arrow, encode_text
-from service.manifest import Feature
+from service.manifest import Feature, column_slices
 from service.sources import Source, TableError, open_sources
 
 __all__ = ["Batch", "Table", "TableError", "encode_batch", "open_table"]
@@ -95,13 +95,11 @@ def encode_batch(source: Source, batch: RecordBatch, features: Sequence[Feature]
     """x (n, C) of a batch of this source. Raises TableError, which names the row and column of the first bad cell."""
     x = np.empty((batch.num_rows, sum(feature.width for feature in features)), np.float32)
     encode = encode_text if source.is_csv else encode_arrow
-    start = 0
-    for feature in features:
+    for feature, at in zip(features, column_slices(features), strict=True):
         columns, bad = encode(feature, batch.column(feature.name))
         if bad:
             row, message = bad[0]
             where = source.place(first_row + row, feature.name)
             raise TableError(f"{where}: {message}; correct it, or leave it empty if it is unknown")
-        x[:, start : start + feature.width] = columns
-        start += feature.width
+        x[:, at] = columns
     return x

@@ -11,14 +11,14 @@ from arro3.core import Array, DataType, Field, RecordBatch, Schema, Table
 from numpy.typing import NDArray
 
 from service import batching, ipc
+from service.batch import Batch
 from service.batching import Answer, Observed
 from service.encoding import encode_arrow
 from service.errors import MAX_ERRORS, FieldError, Problem
 from service.limits import inflate
 from service.live import Live
-from service.manifest import Manifest
-from service.records import Batch
-from service.validation import query
+from service.manifest import Manifest, column_slices
+from service.validation import query, records_problem
 
 RESULTS = Schema(
     [
@@ -46,10 +46,8 @@ class Request:
         scoring = perf_counter()
         scores = batching.score_finite(self._live, batch)
         inference = perf_counter() - scoring
-        anomalies = int(scores.is_anomaly.sum())
         body = write(scores.score, scores.p_value, scores.is_anomaly)
-        answer = Answer(body, len(x), anomalies, scoring, inference)
-        return answer, Observed(scores.score, scores.p_value, anomalies, {}), began, scoring - began
+        return *batching.answered(body, scores, scoring, inference, {}), began, scoring - began
 
     def _bytes(self) -> bytes:
         return inflate(self._body, self._limit) if self._gzipped else self._body
@@ -66,26 +64,21 @@ def read(manifest: Manifest, body: bytes, max_records: int, limit: int) -> NDArr
     errors = [FieldError(f"columns.{name[:60]}", "the model has no such feature") for name in unknown]
     errors += [FieldError(f"columns.{name[:60]}", "stands twice in the table") for name in twice]
     if errors:
-        n = f"{len(errors)} column(s)"
-        raise Problem("invalid_records", f"{n} do not fit the model: GET /models/NAME has its features.", errors)
+        raise records_problem(errors, "column")
     x = np.full((sum(batch.num_rows for batch in batches), manifest.width), np.nan, np.float32)
     found: list[tuple[int, FieldError]] = []
-    row = 0
+    row, slices = 0, column_slices(manifest.features)
     for batch in batches:
-        start = 0
-        for feature in manifest.features:
+        for feature, at in zip(manifest.features, slices, strict=True):
             if feature.name in names:
                 columns, bad = _guarded(encode_arrow, feature, batch.column(feature.name))
-                x[row : row + batch.num_rows, start : start + feature.width] = columns
-                places = [(row + at, message) for at, message in bad[:MAX_ERRORS]]
-                found += [(at, FieldError(f"columns.{feature.name}[{at}]", message)) for at, message in places]
-            start += feature.width
+                x[row : row + batch.num_rows, at] = columns
+                places = [(row + place, message) for place, message in bad[:MAX_ERRORS]]
+                found += [(place, FieldError(f"columns.{feature.name}[{place}]", message)) for place, message in places]
         row += batch.num_rows
     if found:
         found.sort(key=lambda error: error[0])
-        n = f"{len(found)} value(s)" if len(found) < MAX_ERRORS else f"{MAX_ERRORS} or more values"
-        errors = [error for _, error in found]
-        raise Problem("invalid_records", f"{n} do not fit the model: GET /models/NAME has its features.", errors)
+        raise records_problem([error for _, error in found])
     return x
 
 

@@ -15,6 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from service.arrow import Floats
+from service.encoding import to_float64
 
 DTYPES = {
     "BOOL": "?",
@@ -44,10 +45,7 @@ def from_json(datatype: str, shape: Sequence[int], data: Any) -> Floats | list[s
         raise ValueError(f"element {wrong} is not {words}, as {datatype} has")
     if datatype == "BYTES":
         return values
-    try:
-        numbers = np.array(values, np.float64)
-    except OverflowError:  # an integer beyond float64
-        numbers = np.array([_float(value) for value in values])
+    numbers = to_float64(values)
     if "INT" in datatype:
         if (numbers != np.floor(numbers))[~np.isnan(numbers)].any():
             raise ValueError(f"a value is not a whole number, as {datatype} has")
@@ -129,10 +127,3 @@ def _texts(n: int, raw: memoryview) -> list[str | None]:
     if len(texts) != n:
         raise ValueError(f"has {'more' if len(texts) > n else len(texts)} texts, its shape makes {n}")
     return texts
-
-
-def _float(value: float | None) -> float:
-    try:
-        return np.nan if value is None else float(value)
-    except OverflowError:
-        return np.inf

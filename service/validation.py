@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, NoReturn, cast, get_args
 from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.arrow import parse_number
+from service.batch import Batch, Explain
 from service.encoding import encode
 from service.errors import MAX_ERRORS, FieldError, Problem
 from service.manifest import Manifest
 
-Explain = Literal["flagged", "all", "none"]
-EXPLAIN = ("flagged", "all", "none")
+EXPLAIN = get_args(Explain)
 MEMBERS = ("records", "columns", "alpha", "fdr", "explain")
 MAX_DEPTH = 32
 MAX_DIGITS = 400  # an integer of more digits is beyond any float; Python refuses 4,300, and slowly below that
@@ -29,18 +29,6 @@ MAX_DIGITS = 400  # an integer of more digits is beyond any float; Python refuse
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 IN_RECORDS, IN_COLUMNS = "records[{row}].{name}", "columns.{name}[{row}]"
 _SHOWN = 60  # characters of a key that an error repeats
-
-
-@dataclass(slots=True)
-class Checked:
-    """A request without errors: see service.records.Batch."""
-
-    x: NDArray[np.float32]
-    rows: Sequence[Sequence[Any]]
-    columnar: bool
-    alpha: float | None
-    fdr: float | None
-    explain: Explain
 
 
 class Validator:
@@ -52,7 +40,7 @@ class Validator:
         self._names = {feature.name for feature in manifest.features} | {dropped.column for dropped in manifest.dropped}
         self._max_records = max_records
 
-    def read(self, body: bytes) -> Checked:
+    def read(self, body: bytes) -> Batch:
         """The request in these bytes; raises the Problem with all its errors."""
         request = parse(body)
         if not isinstance(request, dict):
@@ -71,9 +59,9 @@ class Validator:
         columns = self._columns(request["columns"]) if columnar else self._records(request["records"])
         x = self._encode(columns, IN_COLUMNS if columnar else IN_RECORDS, [])
         rows = columns if columnar else list(zip(*columns, strict=True))
-        return Checked(x, rows, columnar, alpha, fdr, cast(Explain, explain))
+        return Batch(x, rows, columnar, False, alpha, fdr, cast(Explain, explain))
 
-    def lines(self, lines: Sequence[bytes], first: int) -> Checked:
+    def lines(self, lines: Sequence[bytes], first: int) -> Batch:
         """The records of NDJSON lines, of which `first` is the place in the stream; raises the Problem with all their errors."""
         records = []
         for place, line in enumerate(lines, first):
@@ -84,7 +72,7 @@ class Validator:
                 raise Problem(problem.code, f"Line {place + 1}: {problem.detail}", where) from None
         columns = self._records(records, first)
         x = self._encode(columns, IN_RECORDS, [], first)
-        return Checked(x, list(zip(*columns, strict=True)), False, None, None, "flagged")
+        return Batch(x, list(zip(*columns, strict=True)), False, False, first=first)
 
     def too_many(self, n: int) -> Problem:
         """The 413 of a request with n records."""
@@ -192,8 +180,7 @@ def _depth(body: bytes) -> int:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
         raise Problem("duplicate_key", f"The key '{shown(twice)}' stands twice in one object.")
     return members
 
@@ -236,7 +223,7 @@ def _one_error(loc: str, message: str) -> Problem:
     return Problem("invalid_request", f"{loc}: {message}.", [FieldError(loc, message)])
 
 
-def records_problem(errors: list[FieldError]) -> Problem:
-    """The 422 of values that do not fit."""
-    n = f"{MAX_ERRORS} or more values do" if len(errors) >= MAX_ERRORS else f"{len(errors)} value(s) do"
+def records_problem(errors: list[FieldError], what: str = "value") -> Problem:
+    """The 422 of values, or columns, that do not fit."""
+    n = f"{MAX_ERRORS} or more {what}s do" if len(errors) >= MAX_ERRORS else f"{len(errors)} {what}(s) do"
     return Problem("invalid_records", f"{n} not fit the model: GET /models/NAME has its features.", errors[:MAX_ERRORS])

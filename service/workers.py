@@ -79,7 +79,6 @@ class Workers:
         self._lock, self._path = _take_place(folder)
         self._base = {name: told for name, told in _read(self._path).items() if told[1] != "gauge"}
         self._one_at_a_time = asyncio.Lock()
-        self._timer: asyncio.Task[None] | None = None
 
     @classmethod
     def among(cls, metrics: Metrics) -> Workers | None:
@@ -87,16 +86,8 @@ class Workers:
         folder = os.environ.get(FOLDER)
         return cls(Path(folder), metrics) if folder else None
 
-    def start(self) -> None:
-        """Begins to write."""
-        self._timer = asyncio.get_running_loop().create_task(self._write_for_ever())
-
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Writes for the last time, and leaves the place to another process."""
-        if self._timer is not None:
-            self._timer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._timer
         with contextlib.suppress(OSError):  # `serve` may have removed the folder by now
             await self.write()
         os.close(self._lock)
@@ -117,7 +108,8 @@ class Workers:
         await self.write()
         return await asyncio.to_thread(_text_of_all, self._folder)
 
-    async def _write_for_ever(self) -> None:
+    async def write_for_ever(self) -> None:
+        """Writes every WRITE_SECONDS, whether or not it can."""
         failing = False
         while True:
             try:

@@ -56,10 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"training {args.command}: interrupted; {LEFT[args.command]}", file=sys.stderr)
         return 130
     except OSError as error:
-        print(
-            f"training {args.command}: {error}; the versions that are published are whole; mend it and run this again",
-            file=sys.stderr,
-        )
+        print(f"training {args.command}: {error}; {LEFT[args.command]}", file=sys.stderr)
         return 1
     return 0
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from service.manifest import Feature
 from training.config import Config
 from training.fit import Curve
+from training.publish import make_folder
 
 PREFIX = ".fit-"
 CURVE = "curve."  # the losses among the arrays of a net
@@ -42,7 +43,7 @@ class Checkpoints:
         self._folder, self._key = folder, key
 
     def __enter__(self) -> Checkpoints:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         remove_stale(self._folder, PREFIX, STALE_SECONDS)
         return self
 

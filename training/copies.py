@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import Feature
+from service.manifest import Feature, column_slices
 
 SHARE = 0.02  # of the rows that are copies, and of a key's values that repeat, from which it matters
 KEY = 0.3  # of the rows, as many values has a key at least, which tells them apart
@@ -26,8 +26,7 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
     whole = _digests(x)
     is_copy = np.ones(len(x), np.bool_)
     is_copy[np.unique(whole, return_index=True)[1]] = False
-    place = np.cumsum([0, *(feature.width for feature in features)])
-    columns = [list(range(place[f], place[f + 1])) for f in range(len(features))]
+    columns = [list(range(at.start, at.stop)) for at in column_slices(features)]
     keys = [(f"column {feature.name} hardly repeats", own) for feature, own in zip(features, columns, strict=True)]
     if len(features) > SEVERAL:
         keys += [

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -66,19 +67,8 @@ def fit_nets(
             progress(k, 1.0, 0)
             continue
         others, own = (torch.from_numpy(np.flatnonzero(mask)).to(device) for mask in (fold != k, fold == k))
-
-        def told(done: float, records: int, k: int = k) -> None:
-            progress(k, done, records)
-
-        net, curve = fit_net(
-            preprocessing,
-            take(slots, others),
-            take(slots, own),
-            config,
-            config.seed * 1_000 + k,
-            device,
-            told,
-        )
+        train, validation, seed = take(slots, others), take(slots, own), config.seed * 1_000 + k
+        net, curve = fit_net(preprocessing, train, validation, config, seed, device, partial(progress, k))
         nets.append(net.cpu().eval())
         curves.append(curve)
         if kept:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import Feature
+from service.manifest import Feature, column_slices
 
 UNLIKELY = 10.0  # nats: by chance, so many numbers of that range all differ in less than one of 20,000 tables
 
@@ -18,10 +18,10 @@ def warnings(x: NDArray[np.float32], features: Sequence[Feature]) -> list[str]:
     By chance, n numbers out of a range of r all differ with a probability of about exp(-n^2 / 2r). One that rises from row to
     row has a warning already.
     """
-    told, column = [], 0
-    for feature in features:
-        values = x[:, column][~np.isnan(x[:, column])]
-        column += feature.width
+    told = []
+    for feature, at in zip(features, column_slices(features), strict=True):
+        column = x[:, at.start]
+        values = column[~np.isnan(column)]
         if feature.kind != "numeric" or not feature.integer or len(values) < 2:
             continue
         reach = float(values.max()) - float(values.min()) + 1

@@ -7,34 +7,32 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import Feature
+from service.manifest import Feature, column_slices
 from training.preprocessing import Preprocessing
 
 
 def of_training(features: Sequence[Feature], x: NDArray[np.float32], trains: NDArray[np.bool_]) -> tuple[Feature, ...]:
     """The features, whose categories are those alone that records x (N, C) have which train (N,)."""
-    told, column = [], 0
-    for feature in features:
+    told = []
+    for feature, at in zip(features, column_slices(features), strict=True):
         if feature.kind == "categorical":
-            codes = x[trains, column]
+            codes = x[trains, at.start]
             there = np.bincount(codes[~np.isnan(codes)].astype(int), minlength=len(feature.categories) + 1)[:-1] > 0
             kept = tuple(category for category, is_there in zip(feature.categories, there, strict=True) if is_there)
             feature = feature.model_copy(update={"categories": kept}) if kept else feature  # noqa: PLW2901
         told.append(feature)
-        column += feature.width
     return tuple(told)
 
 
 def recode(x: NDArray[np.float32], before: Sequence[Feature], after: Sequence[Feature]) -> NDArray[np.float32]:
     """x (N, C) by the codes of other features of the same names; a level that these do not have is unknown."""
-    x, column = x.copy(), 0
-    for old, new in zip(before, after, strict=True):
+    x = x.copy()
+    for old, new, at in zip(before, after, column_slices(before), strict=True):
         if old.categories != new.categories:
             places = {category: place for place, category in enumerate(new.categories)}
             codes = np.array([places.get(category, len(places)) for category in (*old.categories, None)], np.float32)
-            there = ~np.isnan(x[:, column])
-            x[there, column] = codes[x[there, column].astype(int)]
-        column += old.width
+            there = ~np.isnan(x[:, at.start])
+            x[there, at.start] = codes[x[there, at.start].astype(int)]
     return x
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.bundle import Bundle
 from service.detector import FIELDS, Detector, relative_gap
-from service.manifest import Feature, Golden
+from service.manifest import Feature, Golden, column_slices
 from service.session import Session
 from training.errors import ParityError
 from training.preprocessing import PERIODS
@@ -43,13 +43,11 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
     by_score = np.unique(np.linspace(0, len(order) - 1, GOLDEN - 3).astype(int))
     chosen = order[with_others_expected(by_score, session.run(x[order], explain=True).expected, features)]
     nothing, large, small = np.full_like(x[0], np.nan), x[order[0]].copy(), x[order[-1]].copy()
-    column = 0
-    for feature in features:
+    for feature, at in zip(features, column_slices(features), strict=True):
         if feature.kind == "numeric":
-            large[column], small[column] = EDGE, -EDGE
+            large[at], small[at] = EDGE, -EDGE
         elif feature.kind == "categorical":
-            large[column] = len(feature.categories)
-        column += feature.width
+            large[at] = len(feature.categories)
     rows = np.concatenate([x[chosen], [nothing, large, small]])
     told = session.run(rows, explain=True)
     return tuple(

@@ -47,7 +47,7 @@ def publish(bundle: Bundle, models_dir: Path, promote: bool = True) -> Path:
     promote: if not, CURRENT stays as it is.
     """
     folder = models_dir / check_name(bundle.manifest.name)
-    _make_folder(folder)
+    make_folder(folder)
     sync_folder(models_dir)
     _remove_leftovers(folder)
     target = _same(folder, bundle) or _write(folder, bundle)
@@ -56,7 +56,8 @@ def publish(bundle: Bundle, models_dir: Path, promote: bool = True) -> Path:
     return target
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes the folder of a model, where there is none, for others to read. Raises OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):  # one that is there keeps the mode that it was given
         folder.mkdir()

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import Feature, Reference
+from service.manifest import Feature, Reference, column_slices
 
 CELLS = 10  # of a number: each has about a tenth of the records, unless one value alone has more
 
 
 def with_reference(features: Sequence[Feature], x: NDArray[np.float32]) -> tuple[Feature, ...]:
     """The features, each with the reference of all normal records x (N, C) of the table, held out or not."""
-    start = np.cumsum([0, *(feature.width for feature in features)])
     return tuple(
-        feature.model_copy(update={"reference": reference(feature, x[:, at])})
-        for feature, at in zip(features, start, strict=False)
+        feature.model_copy(update={"reference": reference(feature, x[:, at.start])})
+        for feature, at in zip(features, column_slices(features), strict=True)
     )
 
 

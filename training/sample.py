@@ -6,19 +6,19 @@ chosen at random. What a model of normal records makes up shows what it takes fo
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arro3.core import Array, DataType, RecordBatch, RecordBatchReader
-from arro3.io import write_csv, write_parquet
+from arro3.core import Array, DataType, RecordBatch
 from numpy.typing import NDArray
 
 from service.bundle import check_name, current_version, read_bundle
 from service.manifest import BundleError, Feature, Manifest
+from service.output import check_output, write_table
 from service.session import load
 from service.sources import TableError
 from training.elbo import LOGIT_LIMIT
@@ -32,35 +32,20 @@ GRAPH = "decoder.onnx"
 Floats = NDArray[np.floating]
 
 
-def sample(
-    models_dir: Path, name: str, rows: int, seed: int, output: str, version: str | None = None, trusted: Sequence[Path] = ()
-) -> None:
+def sample(models_dir: Path, name: str, rows: int, seed: int, output: str, trusted: Sequence[Path] = ()) -> None:
     """Writes `rows` made-up records: CSV or Parquet by the ending of `output`, or '-' for CSV on standard output.
 
-    One seed, one file. version: default, the one that is served. Raises BundleError, TableError for no rows or an output that
+    One seed, one file. Raises BundleError, TableError for no rows or an output that
     cannot be, OSError; nothing half-made is left behind.
     """
     if rows < 1:
         raise TableError(f"rows: {rows} is none; ask for 1 at least")
-    if output != "-" and not output.lower().endswith((".csv", ".parquet")):
-        raise TableError(f"{output}: end the output in .csv or .parquet, or give - for CSV on standard output")
-    target = Path(output)
-    if not target.parent.is_dir():
-        raise TableError(f"{output}: there is no folder {target.parent}; make it first")
-    folder = models_dir / check_name(name) / (check_name(version, "version") if version else current_version(models_dir, name))
+    check_output(output)
+    folder = models_dir / check_name(name) / current_version(models_dir, name)
     bundle = read_bundle(folder, only=[GRAPH], trusted=trusted)
     batches = draw(bundle.manifest, load(bundle.files[GRAPH], "cpu"), rows, np.random.default_rng(seed))
     first = next(batches)  # what may go wrong with a bundle does so here, before a file is begun
-    reader = RecordBatchReader.from_batches(first.schema, _chain(first, batches))
-    if output == "-":
-        write_csv(reader, sys.stdout.buffer)
-        return
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        (write_csv if output.lower().endswith(".csv") else write_parquet)(reader, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_table(chain([first], batches), first.schema, output)
 
 
 def draw(manifest: Manifest, session: Any, rows: int, rng: np.random.Generator) -> Iterator[RecordBatch]:
@@ -166,8 +151,3 @@ def _may_lack(feature: Feature) -> bool:
 
 def _levels(feature: Feature) -> int:
     return min(len(feature.categories) + 1, LEVELS) if feature.kind == "categorical" else 0
-
-
-def _chain(first: RecordBatch, rest: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
-    yield first
-    yield from rest

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from service.batch import Batch
 from service.limits import NEVER, deadline
-from service.records import Batch
 from service.streams import BLOCK
 from tests.service.client import Client, check_problem, until
 from tests.service.conftest import Serve

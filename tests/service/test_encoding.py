@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from service import datetimes
 from service.arrow import PLACEHOLDERS
-from service.encoding import MISSING, Limits, decode, encode, encode_arrow, encode_checked, encode_text, oddities
+from service.encoding import MISSING, Limits, decode, encode, encode_arrow, encode_checked, encode_text
 from service.manifest import Feature
 
 AMOUNT = Feature(name="amount", kind="numeric", low=0, high=100)
@@ -367,7 +367,7 @@ class TestOddities:
         from tests.service import tiny_bundle
 
         manifest = read_bundle(tiny_bundle.publish(tmp_path)).manifest
-        assert oddities(manifest, np.zeros((2, manifest.width), np.float32)) == [[], []]
+        assert Limits(manifest.features).oddities(np.zeros((2, manifest.width), np.float32)) == [[], []]
 
 
 def test_arrow_values_are_never_written_to():

@@ -1,6 +1,7 @@
 """A permit is tried, never awaited; and given back whatever happens."""
 
 import asyncio
+import gzip
 import json
 import threading
 from collections import Counter
@@ -8,13 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service import batching, limits
+from service.batch import Batch
 from service.batching import BURST, LEAST, MOST_REFUSED, OVERLOADED, SCARCE, STEADY, Batcher
 from service.errors import Problem
 from service.limits import CALM, MANY, ClientGoneError, Holding, Permits, Room, read_body
-from service.records import Batch
 from service.scoring import estimate_rows
 from tests.service.client import check_problem, until
 from tests.service.conftest import Serve
@@ -217,6 +219,14 @@ def test_rows_are_estimated_well_enough() -> None:
         assert n / 2 <= estimate_rows(body, width, False) <= 2 * n + 1
         body = json.dumps({"columns": {name: [value] * n for name, value in GOOD.items()}}).encode()
         assert n / 2 - 1 <= estimate_rows(body, width, False) <= 2 * n + 1
+
+
+@pytest.mark.parametrize("n", [200, 2_000])
+def test_rows_of_a_compressed_body_are_estimated_well_enough(n: int) -> None:
+    draw = np.random.default_rng(0)
+    records = [{f"value{place}": round(value, 3) for place, value in enumerate(row)} for row in draw.normal(size=(n, 8)).tolist()]
+    body = gzip.compress(json.dumps({"records": records}).encode())
+    assert n / 2 <= estimate_rows(body, 8, True) <= 2 * n
 
 
 def test_a_body_that_breaks_off_is_nobodys_request() -> None:

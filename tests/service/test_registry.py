@@ -227,6 +227,18 @@ def test_the_versions_that_stay_loaded_are_those_asked_for_last(serve: Serve, mo
     assert [live.version for live in client.app.registry.loaded()] == [OLD, first, third]
 
 
+def test_a_version_that_is_asked_for_while_it_becomes_the_served_one_is_loaded_once(admin: Any, models_dir: Path) -> None:
+    publish(models_dir, version=NEW)
+    registry = admin.app.registry
+
+    async def both() -> Any:
+        _, asked = await asyncio.gather(registry.reload("tiny"), registry.get_version("tiny", NEW))
+        return asked
+
+    assert admin.run(both()) is registry.default()
+    assert len(registry.loaded()) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "version", "code"),
     [("..", "elsewhere", "model_not_found"), (".", "tiny", "model_not_found"), ("tiny", "..", "version_not_found")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,18 @@ def test_without_the_package_it_says_what_to_install(keys: tuple[Path, Path]) ->
         f"from service.signature import read_keys; from pathlib import Path; read_keys([Path({str(keys[1])!r})])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'tabular-anomaly-service[sign]'" in done.stderr
+
+
+def test_what_reads_a_bundle_says_so_too(models_dir: Path, keys: tuple[Path, Path]) -> None:
+    code = (
+        "import sys; sys.modules['cryptography'] = None\n"
+        f"from service.__main__ import main; sys.exit(main(['inspect', 'tiny', '--models-dir', {str(models_dir)!r}]))"
+    )
+    environment = {**os.environ, "ANOMALY_TRUSTED_KEYS": str(keys[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
     assert "pip install 'tabular-anomaly-service[sign]'" in done.stderr
 
 

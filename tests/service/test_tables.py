@@ -194,6 +194,14 @@ class TestRefused:
         assert message.startswith("FILE, row 9001 (line 9002), column amount: not a number")
         assert "secret" not in message
 
+    def test_a_bad_cell_after_one_of_many_characters_is_told_by_its_row(self, write):
+        long = b"x" * 200_000
+        told = refused(write(b"amount,country,time\n1," + long + b",\noops,de,\n"))
+        assert told.startswith("FILE, row 2, column amount: ")
+
+    def test_a_name_of_many_characters(self, write):
+        assert refused(write(b"amount," + b"x" * 200_000 + b"\n1,2\n")).startswith("FILE: the header cannot be read: ")
+
     def test_no_such_file(self, tmp_path):
         assert refused(tmp_path / "none.csv") == "FILE: no such file, folder or matching files; check the path"
         (tmp_path / "empty").mkdir()

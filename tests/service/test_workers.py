@@ -146,7 +146,7 @@ def test_the_last_counts_of_a_worker_that_ends_in_order_are_told(tmp_path: Path)
     (first, a), (_, b) = one(tmp_path, 3), one(tmp_path, 4)
     asyncio.run(a.write())
     count(first, 5)
-    asyncio.run(a.stop())
+    asyncio.run(a.close())
     assert told(b, "anomaly_score_count", **MODEL) == 12
 
 

@@ -148,3 +148,12 @@ def test_a_fit_signs_what_it_publishes(tmp_path, monkeypatch, capsys):
     assert len(versions) == 2
     signed = read_bundle(tmp_path / "shop" / versions[-1], trusted=[public])
     check(signed.manifest.dump(), signed.signature, [public])
+
+
+def test_another_user_can_read_the_folder_of_a_model_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        with Checkpoints(tmp_path / "shop", "key"):
+            assert (tmp_path / "shop").stat().st_mode & 0o777 == 0o755
+    finally:
+        os.umask(before)

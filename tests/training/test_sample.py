@@ -3,6 +3,9 @@
 import csv
 import io
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,7 +218,7 @@ def test_one_seed_is_one_file_and_both_formats_hold_the_same(models, tmp_path, c
 
 @pytest.mark.parametrize(
     ("rows", "output", "told"),
-    [(0, "out.csv", "rows: 0"), (3, "out.json", "end the output in"), (3, "none/out.csv", "no folder")],
+    [(0, "out.csv", "rows: 0"), (3, "out.json", "must end with"), (3, "none/out.csv", "no folder")],
 )
 def test_what_cannot_be_written_is_said_before_anything_is(models, tmp_path, rows, output, told):
     with pytest.raises(TableError, match=told):
@@ -226,6 +229,15 @@ def test_what_cannot_be_written_is_said_before_anything_is(models, tmp_path, row
 def test_a_model_that_is_not_there_is_named(models, tmp_path):
     with pytest.raises(BundleError, match="no model 'other'"):
         sample(models, "other", 3, 0, str(tmp_path / "out.csv"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_said_in_one_line(models):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "training", "sample", "--model", "shop", "--models-dir", str(models), "--rows", "5000"]
+        done = subprocess.run([*command, "--output", "-"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("training sample: ")
 
 
 def test_a_failure_half_way_leaves_the_old_file_as_it_was(models, tmp_path, monkeypatch):
