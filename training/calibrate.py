@@ -28,7 +28,7 @@ from training.preprocessing import Preprocessing, Slots
 from training.scorer import Scorer, judge, weighed
 from training.stable import total
 from training.vae import VAE
-from training.views import View, slot_ownership
+from training.views import View, slot_levels, slot_ownership
 from training.whitening import Whitened
 
 CHUNK = 1_000  # records at a time
@@ -88,12 +88,13 @@ def remember(scorer: Scorer, x: NDArray[np.float32], config: Config, fold: Tenso
     draw = np.random.default_rng(config.seed)
     pool = pool_of(len(x), config, draw)
     slots, out = expected(scorer, x[pool])
-    ownership, places = slot_ownership(scorer.preprocessing), torch.from_numpy(pool)
+    ownership, levels = slot_ownership(scorer.preprocessing), slot_levels(scorer.preprocessing)
+    places = torch.from_numpy(pool)
     near, wide = (View(scorer.preprocessing, slots, wide) for wide in (False, True))
     values, whiten = near(slots, out), scorer.preprocessing.slots <= config.whiten_most
 
     def memory_in(view: nn.Module, draw: np.random.Generator) -> Memory:
-        memory = Memory(view, ownership, view(slots, out), slots.gap, config, draw)
+        memory = Memory(view, ownership, levels, view(slots, out), slots.gap, config, draw)
         memory.kept = places[memory.kept]
         return memory
 
@@ -169,7 +170,8 @@ def honest_terms(
     evidence = Elbo(*(torch.stack(parts)[own] for parts in zip(*every, strict=True)))
     scale = scorer.scale(slots)
     terms = [weighed(evidence, scale)]
-    terms += [judge.honest(slots, out, counts_of(slots, scale), rows) for judge in judges]
+    counts = counts_of(slots, scale, scorer.preprocessing.reals)
+    terms += [judge.honest(slots, out, counts, rows) for judge in judges]
     return evidence, terms
 
 

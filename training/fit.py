@@ -148,8 +148,12 @@ def corrupt(preprocessing: Preprocessing, clean: Slots, config: Config, draw: to
     share = config.mask * torch.rand(n, 1, generator=draw, device=device)
     masked = (torch.rand(n, columns, generator=draw, device=device) < share).to(y.dtype)
     hidden = torch.maximum(clean.hidden, masked)
-    # missing-value slots stay: what is asked of the net is the record, not which mask was drawn
     seen = clean.seen * (1 - masked[:, preprocessing.slot_column])
+    # A hidden value is missing to the encoder, in that slot, too: else the weights of a column that hardly ever lacks a value
+    # would stay as they were drawn, and the first gap would be as good as noise.
+    front = preprocessing.reals + preprocessing.booleans
+    lacks = slice(front, front + len(preprocessing.lacking))
+    seen[:, lacks], y[:, lacks] = 1, hidden[:, preprocessing.lacking]
     return clean._replace(y=y * seen, seen=seen, gap=1 - seen, missing=seen == 0, hidden=hidden)
 
 

@@ -7,15 +7,20 @@ from torch import Tensor
 
 from training.preprocessing import Slots
 
-FILLED = 0.5  # how much a value counts that the nets have filled in
+FILLED = 0.5  # how much a number counts that the nets have filled in
 REMEMBERED = 0.3  # and one of a remembered record, beside its others
 # In the usual squares of a slot's gap, what a missing value adds: that little is known of a record does not make it normal.
 UNKNOWN = 0.1
 
 
-def counts_of(slots: Slots, scale: Tensor) -> Tensor:
-    """(N, D) how much each slot counts in a distance: the scale (N, 1) where there is a value, FILLED where there is none."""
-    return torch.where(slots.missing, torch.full((), FILLED, dtype=scale.dtype), scale)
+def counts_of(slots: Slots, scale: Tensor, reals: int) -> Tensor:
+    """(N, D) how much each slot counts in a distance: the scale (N, 1) where there is a value, else FILLED, or 0 of no number.
+
+    Half of a level is near no level: a category that is missing would be farther from all records than its neighbours ever are.
+    reals: the slots of numbers, which come first.
+    """
+    filled = torch.cat([torch.full((reals,), FILLED), torch.zeros(int(slots.missing.shape[1]) - reals)])
+    return torch.where(slots.missing, filled.to(scale), scale)
 
 
 def trust(gap: Tensor) -> Tensor:

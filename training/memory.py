@@ -40,17 +40,29 @@ class Memory(nn.Module):
 
     records: Tensor  # (M, D) in the view
     weight: Tensor  # (M,) of the square of the distance to a record
-    products: Tensor  # (D + 1, M) and squares (M,): what makes the view's values a squared weighted distance
+    products: Tensor  # (D + 1 + L, M) and squares (M,): what makes the view's values a squared weighted distance
     squares: Tensor
+    level: Tensor  # (D,) 1 of a slot of a boolean or a category, of which there are L
+    first: Tensor  # (L,) a slot of each of these; all have a gap, or none
     kept: Tensor  # (M,) where the records are among the training records; not in the graph
     unknown: Tensor  # (D,) what a slot with a gap adds to a squared distance
     trust: Tensor  # (M, D) how much the records' values count; of no rows where none is filled in
     ownership: Tensor  # (D, F) 1 where a slot belongs to a feature
 
     def __init__(
-        self, view: nn.Module, ownership: Tensor, seen: Tensor, gap: Tensor, config: Config, draw: np.random.Generator
+        self,
+        view: nn.Module,
+        ownership: Tensor,
+        levels: Tensor,
+        seen: Tensor,
+        gap: Tensor,
+        config: Config,
+        draw: np.random.Generator,
     ) -> None:
-        """Remembers at most config.memory of the records whose values in the view are `seen` (N, D); `gap` (N, D): filled in."""
+        """Remembers at most config.memory of the records whose values in the view are `seen` (N, D); `gap` (N, D): filled in.
+
+        ownership (D, F), levels (D, L): 1 where a slot belongs to a feature, to one of the booleans and categories.
+        """
         super().__init__()
         self.view = view
         neighbours = config.neighbours_small if len(seen) < config.small else config.neighbours
@@ -60,21 +72,29 @@ class Memory(nn.Module):
         records = seen[self.kept]
         weight = local_weight(records, seen, config) ** 2
         self.records, self.weight = nn.Buffer(records), nn.Buffer(weight)
-        self.products = nn.Buffer(torch.cat([-2 * weight * records.T, weight[None, :]]))
+        self.products = nn.Buffer(torch.cat([-2 * weight * records.T, weight[None, :], -weight * (records**2 @ levels).T]))
         self.squares = nn.Buffer(weight * (records**2).sum(1))
+        self.level, self.first = nn.Buffer(levels.sum(1)), nn.Buffer(levels.argmax(0))
         other = self.kept[nearest_other(seen, records, place_of(torch.arange(len(seen)), self.kept))]
         self.unknown = nn.Buffer(unknown((seen - seen[other]) ** 2, 1 - torch.maximum(gap, gap[other])))
         self.trust = nn.Buffer(trust(gap[self.kept]))
         self.ownership = nn.Buffer(ownership)
 
-    def distance(self, seen: Tensor) -> Tensor:
-        """(N, M) squared weighted distances of the view's values (N, D) to all records, to a few last bits."""
-        return torch.addmm(self.squares, torch.cat([seen, total(seen * seen)], 1), self.products)
+    def distance(self, seen: Tensor, gap: Tensor) -> Tensor:
+        """(N, M) squared weighted distances of the view's values (N, D) to all records, to a few last bits.
+
+        Booleans and categories that are missing, where `gap` (N, D) is 1, are left out: they do not count.
+        """
+        if not len(self.first):
+            return torch.addmm(self.squares.to(seen), torch.cat([seen, total(seen * seen)], 1), self.products.to(seen))
+        seen = seen * (1 - gap * self.level)
+        known = torch.cat([seen, total(seen * seen), gap[:, self.first]], 1)
+        return torch.addmm(self.squares.to(seen), known, self.products.to(seen))
 
     def forward(self, slots: Slots, out: Tensor, counts: Tensor) -> Term:
         """Of records, by the decoders' output (N, D) in the gaps; counts (N, D): how much each slot counts."""
         seen = self.view(slots, out)
-        return self.nearest(seen, counts, slots.gap * self.unknown, self.distance(seen))
+        return self.nearest(seen, counts, slots.gap * self.unknown, self.distance(seen, slots.gap))
 
     def nearest(self, seen: Tensor, counts: Tensor, added: Tensor, distance: Tensor) -> Term:
         """From the view's values (N, D) and distances (N, M), which choose candidates: among these, exact distances decide."""
@@ -99,7 +119,7 @@ class Memory(nn.Module):
         """Of training records, those at `rows` (N,), each without itself."""
         seen, place = self.view(slots, out), place_of(rows, self.kept)
         remembered = torch.nonzero(place >= 0)[:, 0]
-        distance = self.distance(seen)
+        distance = self.distance(seen, slots.gap)
         distance[remembered, place[remembered]] = torch.inf
         wholes = seen, counts, slots.gap * self.unknown, distance
         every = zip(*(parts_of(whole, CHUNK) for whole in wholes), strict=True)
@@ -109,7 +129,7 @@ class Memory(nn.Module):
         """(N,) where last bits choose: the last of the nearest is hardly nearer than the next, or may be no candidate."""
         seen = self.view(slots, out).double()
         weight, records = self.weight.double(), self.records.double()
-        distance, place = (squared_distance(seen, records) * weight).sort(1)
+        distance, place = self.distance(seen, slots.gap.double()).sort(1)
         k, candidates = self.neighbours, self.candidates
         exact = self.exact(seen, counts.double(), (slots.gap * self.unknown).double(), place[:, :candidates]).sum(2)
         exact = (exact * weight[place[:, :candidates]]).sort(1)[0]

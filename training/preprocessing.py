@@ -27,10 +27,21 @@ UNIT = 3.0  # spreads around the median in which bend is about linear
 SHAPE_RECORDS = 20_000  # that tell the shape of a column, at most
 LIMIT = 1e9  # units from the origin; beyond, a number is as odd as it gets
 PERIODS = (24.0, 7.0, 12.0)  # of hour, weekday, month
+ENOUGH = (2, 5, 11)  # different hours, weekdays, months, with which a table tells which are usual, rather than when it was made
 SCALE_LEAST = 1e-6
 SPREAD_LEAST = 1e-9  # of a bent number: below, all training records that have it have the same
 FLOAT32_MOST = 3.4e38
 BENT_LIMIT = (1 + LIMIT) ** 0.125 - 1
+
+
+def telling_parts(x: NDArray[np.float32]) -> list[int]:
+    """Which of hour, weekday and month (N, 3) of a datetime are looked at: those that change, and of which there are ENOUGH.
+
+    A table of one quarter does not make the next quarter odd. Where there is enough of none, all that change are looked at.
+    """
+    different = [len(np.unique(part[~np.isnan(part)])) for part in x.T]
+    changing = [part for part, count in enumerate(different) if count > 1]
+    return [part for part in changing if different[part] >= ENOUGH[part]] or changing
 
 
 def pick(values: Tensor, columns: Tensor) -> Tensor:
@@ -67,7 +78,7 @@ class Preprocessing(nn.Module):
     first_slot: Tensor  # (G,) of each category
     slot_level: Tensor  # (S,) the level that a one-hot slot stands for
     slot_code: Tensor  # (S,) the code of that level; of a last slot, which stands for all rarer ones, that of an unknown level
-    constant: Tensor  # (C,) the value of a part of a datetime that never changes; of other columns nobody asks
+    constant: Tensor  # (C,) the latest value of a part of a datetime that is not looked at; of other columns nobody asks
     origin: Tensor  # (2 numerics,) of its two bends, in the feature's own unit, as unit
     unit: Tensor
     centre: Tensor  # (numerics,) of what bend gives, as scale
@@ -89,11 +100,10 @@ class Preprocessing(nn.Module):
         at = [(f, feature, int(start[f])) for f, feature in enumerate(features)]
         numeric = [column for _, feature, column in at if feature.kind == "numeric"]
         cyclic = [
-            (column + part, period)
+            (column + part, PERIODS[part])
             for _, feature, column in at
             if feature.kind == "datetime"
-            for part, period in enumerate(PERIODS)
-            if np.fmax.reduce(x[:, column + part]) > np.fmin.reduce(x[:, column + part])
+            for part in telling_parts(x[:, column : column + len(PERIODS)])
         ]
         boolean = [column for _, feature, column in at if feature.kind == "boolean"]
         lacking = [column for _, feature, column in at if 0 < feature.missing_rate < 1]

@@ -29,6 +29,7 @@ MEAN_EXCESS_LEAST, KNOT_LEAST = 0.05, 0.02
 FLOOR, FLOOR_OF_MEAN, FLOOR_LEAST = 1e-3, 1e-6, 1e-12
 PRESENT_LEAST = 0.5  # share of the columns: of records with fewer, the nets have learned nothing (config.mask)
 NETS_LEAST = 0.02  # nats a real slot: a fiftieth of a sigma off, where the nets' error is made of last digits
+DISTANCE_LEAST = 1e-3  # of a column's range: of records that repeat, distances are made of last digits
 
 
 class Line(NamedTuple):
@@ -141,7 +142,7 @@ class Scorer(nn.Module):
         Where values are missing, the others count as much more, so that a record with gaps compares with one without.
         """
         scale = self.scale(slots)
-        counts = counts_of(slots, scale)
+        counts = counts_of(slots, scale, self.preprocessing.reals)
         return [weighed(evidence, scale), *(distance(slots, out, counts) for distance in self.distances)]
 
     def scale(self, slots: Slots) -> Tensor:
@@ -153,7 +154,7 @@ class Scorer(nn.Module):
     def ambiguous(self, x: Tensor, tolerance: float) -> Tensor:
         """(N,) records x (N, C) of which two last bits decide which remembered records are nearest."""
         slots = self.preprocessing(x)
-        out, counts = self.ensemble(slots)[1], counts_of(slots, self.scale(slots))
+        out, counts = self.ensemble(slots)[1], counts_of(slots, self.scale(slots), self.preprocessing.reals)
         unclear = torch.zeros(len(x), dtype=torch.bool)
         for distance in self.distances:
             unclear |= distance.ambiguous(slots, out, counts, tolerance)
@@ -161,7 +162,7 @@ class Scorer(nn.Module):
 
     def refer(self, values: Tensor) -> None:
         """Sets the surprises by the values (n, T) of the terms of normal records that they were not made from."""
-        least = [NETS_LEAST * max(1, self.preprocessing.reals)] + [FLOOR_LEAST] * len(self.distances)
+        least = [NETS_LEAST * max(1, self.preprocessing.reals)] + [DISTANCE_LEAST] * len(self.distances)
         lines = [Line.through(column.numpy(), True, floor) for column, floor in zip(values.T, least, strict=True)]
         self.each = Surprises(lines, by_log=True, weights=[math.sqrt(weight) for weight in self.weights])
         joint = torch.sqrt(total(self.each(values) ** 2))

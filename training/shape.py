@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Units of a bend, in spreads, around the median and from the least value on: within one it is about straight.
-AROUND, FROM = (3.0, 0.6), (3.0, 1.0, 1 / 3)
+AROUND, FROM = (30.0, 3.0, 0.6), (3.0, 1.0, 1 / 3)
 POINT_MASS = 27.6  # nats by which a bend is less likely for all values being at its origin: a density of 1e-12 there
 SPREAD_LEAST = 1e-3  # of the standard deviation: below, the interquartile range says nothing of the spread
 STD_LEAST = 1e-9
-COUNT_LEVEL, COUNT_SPAN = 0.99, 30.0  # the quantile that is so many times a column's median and one, where it counts in decades
+# Where it counts in decades, so many of a column's values are whole and at least 0 (a few may be -1, for none), and the quantile
+# of that level is so many times its median and one.
+COUNT_LEVEL, COUNT_SPAN = 0.99, 30.0
 
 
 def with_a_value(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -40,10 +42,9 @@ def counts_in_decades(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """
     if not values.shape[1]:
         return np.zeros(0, bool)
-    known = np.nan_to_num(values)
-    whole = ((known >= 0) & (known == np.floor(known))).all(0)
+    whole = np.where(np.isnan(values), np.nan, (values >= 0) & (values == np.floor(values)))
     median, high = np.nanquantile(values, [0.5, COUNT_LEVEL], axis=0)
-    return np.asarray(whole & (high >= COUNT_SPAN * (median + 1)))
+    return np.asarray((np.nanmean(whole, axis=0) >= COUNT_LEVEL) & (high >= COUNT_SPAN * (median + 1)))
 
 
 def bend_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -120,3 +120,10 @@ def slot_ownership(preprocessing: Preprocessing) -> Tensor:
     front = preprocessing.reals + preprocessing.bits
     onehot = preprocessing.membership @ preprocessing.ownership[front:]
     return torch.cat([preprocessing.ownership[:front], onehot])
+
+
+def slot_levels(preprocessing: Preprocessing) -> Tensor:
+    """(D, B + G) 1 where a boolean or one-hot slot belongs to one of the booleans and categories."""
+    numbers, lacking = torch.zeros(preprocessing.reals, 0), torch.zeros(len(preprocessing.lacking), 0)
+    levels: Tensor = torch.block_diag(numbers, torch.eye(preprocessing.booleans), lacking, preprocessing.membership)
+    return levels

@@ -24,7 +24,7 @@ def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
     near = view(np.concatenate([bent, y[own]]), seen, out, memory, np.inf)
     near = whitened(near, ~seen, memory)
     wide = view(np.concatenate([numbers, y[own]]), seen, out, centres, 10)
-    counts = np.where(seen, scale, FILLED)
+    counts = np.where(seen, scale, FILLED * (1 - memory["level"]))
     parts = [error, memory_parts(near, counts, ~seen, memory), centre_parts(wide, counts, ~seen, centres)]
     each = list(zip(parts, lines, WEIGHTS, strict=False))
     told = [weight * surprise(np.log(max(part.sum(), line.floor)), line) ** 2 for part, line, weight in each]
@@ -51,7 +51,8 @@ def memory_parts(values, counts, missing, memory):
     gaps = (values - memory["records"]) ** 2
     trust = memory["trust"] if len(memory["trust"]) else np.ones_like(gaps)
     exact = gaps * counts * trust + missing * memory["unknown"]
-    near = np.argsort(memory["weight"] * gaps.sum(1))[: memory["candidates"]]
+    known = gaps * (1 - missing * memory["level"])
+    near = np.argsort(memory["weight"] * known.sum(1))[: memory["candidates"]]
     distance = {i: np.sqrt(memory["weight"][i] * exact[i].sum()) for i in near}
     parts, nearest = np.zeros(memory["ownership"].shape[1]), sorted(distance, key=distance.get)[: memory["neighbours"]]
     for i in nearest:

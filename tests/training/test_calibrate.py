@@ -115,7 +115,7 @@ def test_judged_without_themselves_training_records_are_like_fresh_ones(fitted):
         fresh = scorer(torch.from_numpy(rows(2_000, seed=9))).score[:, 0].numpy()
     for level in (0.5, 0.9):
         bound = np.quantile(fresh, level)
-        error = 3 * np.sqrt(level * (1 - level) / len(x))
+        error = 4 * np.sqrt(level * (1 - level) / len(x))  # the nets and memories of one table are one draw, too
         assert abs((honest <= bound).mean() - level) < error
     assert np.median(naive) < np.median(honest)
 

@@ -9,7 +9,7 @@ from training.config import Config
 from training.gaps import FILLED, REMEMBERED, UNKNOWN, counts_of, trust, unknown
 from training.memory import Memory, nearest_other, place_of, squared_distance
 from training.preprocessing import Preprocessing
-from training.views import View, slot_ownership
+from training.views import View, slot_levels, slot_ownership
 
 from .mixed import FEATURES, rows
 
@@ -19,7 +19,8 @@ def made(x, features=FEATURES):
     slots = preprocessing(torch.from_numpy(x))
     view = View(preprocessing, slots, wide=False)
     seen = view(slots, torch.zeros_like(slots.y))
-    memory = Memory(view, slot_ownership(preprocessing), seen, slots.gap, Config(memory=64), np.random.default_rng(0))
+    owned = slot_ownership(preprocessing), slot_levels(preprocessing)
+    memory = Memory(view, *owned, seen, slots.gap, Config(memory=64), np.random.default_rng(0))
     return memory, slots, seen
 
 
@@ -32,10 +33,14 @@ def blanked(n, seed, share=0.2):
 def test_the_values_that_are_there_count_as_much_more_and_a_whole_record_as_it_is():
     preprocessing = Preprocessing(FEATURES, blanked(50, 1))
     slots = preprocessing(torch.from_numpy(blanked(50, 1)))
-    counts = counts_of(slots, torch.full((50, 1), 1.5))
-    assert (counts[slots.gap > 0] == FILLED).all()
+    counts = counts_of(slots, torch.full((50, 1), 1.5), preprocessing.reals)
+    numbers, levels = (slots.gap > 0).split([preprocessing.reals, preprocessing.slots - preprocessing.reals], 1)
+    assert numbers.any()
+    assert (counts[:, : preprocessing.reals][numbers] == FILLED).all()
+    assert levels.any()
+    assert (counts[:, preprocessing.reals :][levels] == 0).all()
     assert (counts[slots.gap == 0] == 1.5).all()
-    assert (counts_of(slots, torch.ones(50, 1))[slots.gap == 0] == 1).all()  # to the last bit
+    assert (counts_of(slots, torch.ones(50, 1), preprocessing.reals)[slots.gap == 0] == 1).all()  # to the last bit
 
 
 def test_what_a_remembered_record_was_filled_in_with_counts_less_beside_its_other_values():
@@ -49,8 +54,9 @@ def test_what_a_remembered_record_was_filled_in_with_counts_less_beside_its_othe
 
 def test_parts_are_at_least_0_and_sum_to_the_distance():
     memory, _, _ = made(blanked(300, 1))
-    slots = Preprocessing(FEATURES, blanked(300, 1))(torch.from_numpy(blanked(200, 2)))
-    told = memory(slots, torch.zeros_like(slots.y), counts_of(slots, torch.ones(200, 1)))
+    preprocessing = Preprocessing(FEATURES, blanked(300, 1))
+    slots = preprocessing(torch.from_numpy(blanked(200, 2)))
+    told = memory(slots, torch.zeros_like(slots.y), counts_of(slots, torch.ones(200, 1), preprocessing.reals))
     assert len(memory.trust)
     assert (told.parts >= 0).all()
     torch.testing.assert_close(told.parts.sum(1, keepdim=True), told.value)
@@ -112,9 +118,9 @@ def test_where_gaps_make_two_records_equally_near_last_bits_decide():
     x[draw.random(x.shape) < 0.3] = np.nan
     levels = Feature(name="c", kind="categorical", categories=("a", "b"), missing_rate=0.3)
     memory, slots, _ = made(x, tuple(levels.model_copy(update={"name": f"c{place}"}) for place in range(4)))
-    out, counts = torch.zeros_like(slots.y), counts_of(slots, torch.full((len(x), 1), 1.3))
+    out, counts = torch.zeros_like(slots.y), counts_of(slots, torch.full((len(x), 1), 1.3), 0)
     seen, added = memory.view(slots, out), slots.gap * memory.unknown
-    candidates = memory.distance(seen).topk(memory.candidates, largest=False)[1]
+    candidates = memory.distance(seen, slots.gap).topk(memory.candidates, largest=False)[1]
     squared = (memory.exact(seen, counts, added, candidates).sum(2) * memory.weight[candidates]).sort(1)[0]
     k = memory.neighbours
     alike = (squared[:, k] - squared[:, k - 1] < 1e-6 * squared[:, k]) & (squared[:, k] > 0)
@@ -122,3 +128,27 @@ def test_where_gaps_make_two_records_equally_near_last_bits_decide():
     apart = plain[:, k] - plain[:, k - 1] > 1e-3 * plain[:, k]
     assert (alike & apart).any()  # equally near, though not by the distances that choose candidates
     assert memory.ambiguous(slots, out, counts, 1e-4)[alike].all()
+
+
+@pytest.mark.parametrize("column", [2, 3, 4])
+def test_a_level_that_is_missing_is_not_far_where_records_lie_close_together(column):
+    """Half of each level is near none: beside two numbers it would be farther than any record is from its neighbours."""
+    draw = np.random.default_rng(0)
+    numbers = draw.normal(size=(900, 2))
+    x = np.column_stack([numbers, draw.integers(0, 3, 900), draw.random(900) < 0.5, draw.random(900) < 0.9]).astype(np.float32)
+    names = ("a", "b")
+    features = [Feature(name=name, kind="numeric") for name in names]
+    features += [Feature(name="c", kind="categorical", categories=("p", "q", "r"))]
+    features += [Feature(name=name, kind="boolean") for name in ("d", "e")]
+    preprocessing = Preprocessing(features, x)
+    slots = preprocessing(torch.from_numpy(x))
+    view = View(preprocessing, slots, wide=False)
+    owned, out = (slot_ownership(preprocessing), slot_levels(preprocessing)), torch.zeros_like(slots.y)
+    memory = Memory(view, *owned, view(slots, out), slots.gap, Config(), draw)
+    scale, rows = torch.ones(900, 1), torch.arange(900)
+    whole = memory.honest(slots, out, counts_of(slots, scale, preprocessing.reals), rows).value
+    x[:, column] = np.nan
+    slots = preprocessing(torch.from_numpy(x))
+    lacking = memory.honest(slots, out, counts_of(slots, scale, preprocessing.reals), rows).value
+    assert (lacking <= whole * (1 + 1e-4)).all()  # of those that are near, more are as near
+    assert lacking.median() > whole.median() / 2

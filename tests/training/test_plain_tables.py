@@ -46,7 +46,15 @@ def one_number(random: np.random.Generator) -> Rows:
     return {"a": random.lognormal(size=N).round(6).tolist()}
 
 
-@pytest.mark.parametrize("made", [colours, switches, coupons, one_number])
+def order_lines(random: np.random.Generator) -> Rows:
+    """Of 40 products: most rows are there many times, so that most records are at no distance from a remembered one."""
+    price, weight, kind = random.lognormal(2, 1, 40).round(2), random.normal(1, 0.3, 40).round(3), random.integers(0, 4, 40)
+    product = random.integers(0, 40, N)
+    columns = {"price": price[product], "weight": weight[product], "kind": [f"k{i}" for i in kind[product]]}
+    return {name: list(values) for name, values in columns.items()} | {"pieces": random.integers(1, 4, N).tolist()}
+
+
+@pytest.mark.parametrize("made", [colours, switches, coupons, one_number, order_lines])
 def test_it_fits(tmp_path: Path, made: Callable[[np.random.Generator], Rows]) -> None:
     rows = made(np.random.default_rng(0))
     data = tmp_path / "t.csv"

@@ -50,8 +50,13 @@ def test_the_choice_is_the_same_in_any_unit(factor):
         (np.floor(DRAW.normal(1_000, 10, 4_000)), False),
         (DRAW.integers(0, 2, 4_000).astype(float), False),
         (np.append(np.zeros(3_999), 1e9), False),
+        (np.append(np.floor(DRAW.lognormal(2, 3, 3_980)), np.full(20, -1.0)), True),
+        (np.append(np.floor(DRAW.lognormal(2, 3, 3_800)), DRAW.lognormal(2, 3, 200)), False),
     ],
-    ids=["bytes", "mostly none", "not whole", "negative", "large but alike", "yes or no", "one large value"],
+    ids=[
+        *("bytes", "mostly none", "not whole", "negative", "large but alike", "yes or no", "one large value"),
+        *("a few are -1, for none", "one in twenty is not whole"),
+    ],
 )
 def test_what_counts_in_decades(column, is_count):
     assert counts_in_decades(column[:, None]).tolist() == [is_count]
