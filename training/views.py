@@ -124,6 +124,8 @@ def slot_ownership(preprocessing: Preprocessing) -> Tensor:
 
 def slot_levels(preprocessing: Preprocessing) -> Tensor:
     """(D, B + G) 1 where a boolean or one-hot slot belongs to one of the booleans and categories."""
-    numbers, lacking = torch.zeros(preprocessing.reals, 0), torch.zeros(len(preprocessing.lacking), 0)
-    levels: Tensor = torch.block_diag(numbers, torch.eye(preprocessing.booleans), lacking, preprocessing.membership)
+    booleans, front = preprocessing.booleans, preprocessing.reals + preprocessing.bits
+    levels = torch.zeros(preprocessing.slots, booleans + preprocessing.groups)
+    levels[preprocessing.reals : preprocessing.reals + booleans, :booleans] = torch.eye(booleans)
+    levels[front:, booleans:] = preprocessing.membership
     return levels
