@@ -85,10 +85,10 @@ class Memory(nn.Module):
 
         Booleans and categories that are missing, where `gap` (N, D) is 1, are left out: they do not count.
         """
-        if not len(self.first):
-            return torch.addmm(self.squares.to(seen), torch.cat([seen, total(seen * seen)], 1), self.products.to(seen))
-        seen = seen * (1 - gap * self.level)
-        known = torch.cat([seen, total(seen * seen), gap[:, self.first]], 1)
+        lacking = []
+        if len(self.first):
+            seen, lacking = seen * (1 - gap * self.level), [gap[:, self.first]]
+        known = torch.cat([seen, total(seen * seen), *lacking], 1)
         return torch.addmm(self.squares.to(seen), known, self.products.to(seen))
 
     def forward(self, slots: Slots, out: Tensor, counts: Tensor) -> Term:
