@@ -178,7 +178,7 @@ def test_a_request_that_is_cut_off_by_the_end_has_a_line_and_no_other(bundle_dir
         told += server.process.stderr.readlines()
     lines = [json.loads(line) for line in told]
     (cut,) = [line for line in lines if line.get("path") == '"/score"' or line.get("path") == "/score"]
-    assert (cut["status"], cut["method"]) == (503, "POST")
+    assert (cut["status"], cut["method"], cut["code"]) == (503, "POST", "shutting_down")
     assert [line for line in lines if "exception" in line["event"].lower()] == []
 
 
