@@ -28,8 +28,9 @@ from service.watch import digest_for_ever
 if TYPE_CHECKING:
     from service.tracing import Tracing
 
-METHOD_NOT_ALLOWED = 405
+OK, METHOD_NOT_ALLOWED = 200, 405
 ROUTERS = (routes.health, routes.metrics_router, routes.models, open_inference_routes.router, page.page, docs_page.router)
+PROBES = ("/health", "/v2/health", "/metrics")  # asked every few seconds: the log of an idle service would be of nothing else
 DOCUMENTS = ("/docs", "/openapi.json")
 
 
@@ -84,7 +85,7 @@ class Service(FastAPI, Parts):
         try:
             if route is not None:
                 await (self.inference if route in open_inference.ROUTES else self.scoring)(scope, receive, send)
-                status = 200
+                status = OK
             else:
                 route, status = await self._answer(scope, receive, send)
         except ClientGoneError:
@@ -99,8 +100,9 @@ class Service(FastAPI, Parts):
             problem = open_inference_routes.with_error(self.problem(error, request_id), path)
             scope["code"] = problem.code
             status = await self._send(problem, request_id, send)
+        quiet = status == OK and route is not None and route.startswith(PROBES)
         answered = scope.get("live"), scope.get("scored"), trace, scope.get("code"), scope.get("client")
-        self.count(route or "other", method, log.quoted(path), status, request_id, began, *answered)
+        self.count(route or "other", method, log.quoted(path), status, request_id, began, *answered, quiet=quiet)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
         """Any other request, through FastAPI: its route, as the metrics name it, and the status of the answer."""

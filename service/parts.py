@@ -79,9 +79,11 @@ class Parts:
         trace: Trace | None = None,
         code: str | None = None,
         client: tuple[str, int] | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
         """Counts, traces and logs a request that has had its answer; `path` as log.quoted gives it, `live` if it came as far,
-        `code` of its error, `client` as ASGI has it.
+        `code` of its error, `client` as ASGI has it, `quiet`: without a line.
         """
         self.metrics.requests[route, method_label(method), status] += 1
         if live is not None:
@@ -89,6 +91,8 @@ class Parts:
         seconds, trace_id = perf_counter() - began, None
         if trace is not None and self.tracing is not None:
             trace_id = self.tracing.end(trace, route, method, status, began, request_id, scored)
+        if quiet:
+            return
         error = None if status < BAD and code is None else _error(status, code, None if scored else live, client)
         self.requests.write(request_id, method, path, status, seconds=seconds, scored=scored, trace_id=trace_id, error=error)
 

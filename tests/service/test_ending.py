@@ -171,9 +171,11 @@ def test_the_time_that_a_client_takes_to_send_is_none_of_the_service(
 
 def test_a_request_that_is_cut_off_by_the_end_has_a_line_and_no_other(bundle_dir: Path) -> None:
     with serving(bundle_dir, shutdown_seconds="1") as server, closing(open_when_ready(server.port)) as connection:
+        connection.sendall(HEALTH.replace(b"/health/live", b"/models"))
+        assert read_answer(connection)[0] == 200
         connection.sendall(CHUNKED[:-9])
         assert server.process.stderr is not None
-        told = [server.process.stderr.readline()]  # of open_when_ready
+        told = [server.process.stderr.readline()]  # of the models
         server.process.send_signal(signal.SIGTERM)
         told += server.process.stderr.readlines()
     lines = [json.loads(line) for line in told]

@@ -32,7 +32,7 @@ def lines(serve: Serve, capfd: CapFd, log_format: str) -> list[str]:
     client.post("/score", json={"records": [{**GOOD, "amount": 12.4987654}]}, headers={"x-request-id": "mine"})
     client.post("/score", json={"records": [{"amount": "s3cr3t"}]}, headers={"x-api-key": "hidden"})
     client.get(EVIL)
-    client.get("/health")
+    client.get("/models")
     client.app.requests.close()
     return [line for line in capfd.readouterr().err.splitlines() if "request_id" in line]
 
@@ -43,7 +43,7 @@ def test_json_lines(serve: Serve, capfd: CapFd) -> None:
         ("POST", "/score", 200),
         ("POST", "/score", 422),
         ("GET", '/x\n{"ev', 404),
-        ("GET", "/health", 200),
+        ("GET", "/models", 200),
     ]
     first = told[0]
     assert (first["request_id"], first["model"], first["records"], first["anomalies"]) == ("mine", "tiny", 1, 0)
@@ -85,13 +85,26 @@ def test_the_line_of_an_error_has_its_code_the_model_that_it_came_to_and_whose_i
     ]
 
 
-def test_the_line_of_a_probe_that_fails_has_its_code(serve: Serve, capfd: CapFd, tmp_path: Path) -> None:
-    client = serve(log_requests=True, models_dir=tmp_path)
-    for path in ("/health", "/v2/health/ready"):
-        client.get(path)
-    client.app.requests.close()
+def test_probes_and_scrapes_have_lines_only_where_they_fail(serve: Serve, capfd: CapFd, tmp_path: Path) -> None:
+    keys = {"api_keys": ("right",), "metrics_need_key": True}
+    well, empty = serve(log_requests=True, **keys), serve(log_requests=True, models_dir=tmp_path, **keys)
+    probes = ("/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+    for path in probes:
+        for client in (well, empty):
+            client.get(path)
+            client.request("HEAD", path)
+    for key in ("right", "wrong"):
+        well.get("/metrics", headers={"x-api-key": key})
+    for client in (well, empty):
+        client.app.requests.close()
     told = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "request_id" in line]
-    assert [(line["status"], line["code"]) for line in told] == [(503, "not_ready")] * 2
+    assert sorted((line["path"], line["status"], line["code"]) for line in told) == [
+        *((path, 503, "not_ready") for path in ("/health", "/health/ready") for _ in ("GET", "HEAD")),
+        ("/metrics", 401, "unauthorized"),
+        *(("/v2/health/ready", 503, "not_ready") for _ in ("GET", "HEAD")),
+    ]
+    text = well.app.metrics.text().decode()
+    assert 'anomaly_requests_total{method="HEAD",route="/health/ready",status="200"} 1.0' in text.splitlines()
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
@@ -188,7 +201,7 @@ def test_what_a_connection_refuses_by_itself_has_its_line_and_count(bundle_dir: 
         lines = [json.loads(line) for line in server.process.stderr.read().splitlines()]
     statuses = [400, 408, 408, 408, 431]
     assert [status for status, _, _ in answers] == statuses
-    told = [line for line in lines if line["event"] == "request" and line["path"] != "/metrics"]
+    told = [line for line in lines if line["event"] == "request"]
     assert [(line["request_id"], line["status"]) for line in told] == [
         (document["request_id"], status) for status, _, document in answers
     ]
