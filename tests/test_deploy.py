@@ -23,6 +23,7 @@ DEPLOY = ROOT / "deploy"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
 OTHERS = {"kustomization.yaml", "podmonitor.yaml"}  # of kinds that not every cluster knows
 MANIFESTS = sorted(path for path in DEPLOY.glob("kubernetes/*.yaml") if path.name not in OTHERS)
+POD = ("automountServiceAccountToken", "enableServiceLinks")  # of KServe's predictor, what is a pod's
 SUFFIXES = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
 
 
@@ -128,10 +129,16 @@ def test_pods_run_without_rights_and_are_asked_where_the_service_answers() -> No
     pod = load("kubernetes/deployment.yaml")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
-    kserve = load("kserve/inferenceservice.yaml")["spec"]["predictor"]["containers"][0]
+    predictor = load("kserve/inferenceservice.yaml")["spec"]["predictor"]
+    for one in (pod, predictor):
+        assert one["automountServiceAccountToken"] is one["enableServiceLinks"] is False
+    (kserve,) = predictor["containers"]
     user = int(re.findall(r"^USER (\d+):", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[0])
     assert pod["securityContext"]["runAsUser"] == kserve["securityContext"]["runAsUser"] == user
+    for name in ("runAsNonRoot", "runAsGroup", "seccompProfile"):  # of the container: Knative lets no pod have them
+        assert kserve["securityContext"][name] == pod["securityContext"][name]
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert {**kserve[name], "httpGet": {**kserve[name]["httpGet"], "port": "http"}} == container[name]
     for one in (container, kserve):
         assert one["securityContext"]["readOnlyRootFilesystem"] is True
         assert one["securityContext"]["allowPrivilegeEscalation"] is False
@@ -182,7 +189,7 @@ def test_kserve_containers_are_those_of_a_pod() -> None:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "a"},
-        "spec": {key: service["spec"]["predictor"][key] for key in ("containers", "volumes")},
+        "spec": {key: service["spec"]["predictor"][key] for key in ("containers", "volumes", *POD)},
     }
     kubernetes_validate.validate(pod, "1.34", strict=True)
 
@@ -192,6 +199,8 @@ def test_kserve_replicas_follow_a_volume_and_ask_for_keys() -> None:
     (container,) = predictor["containers"]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert environment["STORAGE_URI"].startswith("pvc://")
+    assert int(environment["ANOMALY_SHUTDOWN_SECONDS"]) < min(30, predictor["timeout"])
+    assert "terminationGracePeriodSeconds" not in predictor  # which Knative refuses
     assert "ANOMALY_RELOAD_SECONDS" not in environment  # a volume changes: siblings of before and after must follow it alike
     (mount,), (volume,) = container["volumeMounts"], predictor["volumes"]
     assert Path(environment["ANOMALY_API_KEYS_FILE"]).parent == Path(mount["mountPath"])
