@@ -28,8 +28,9 @@ from service.watch import digest_for_ever
 if TYPE_CHECKING:
     from service.tracing import Tracing
 
-METHOD_NOT_ALLOWED = 405
+OK, METHOD_NOT_ALLOWED = 200, 405
 ROUTERS = (routes.health, routes.metrics_router, routes.models, open_inference_routes.router, page.page, docs_page.router)
+PROBES = ("/health", "/v2/health", "/metrics")  # asked every few seconds: the log of an idle service would be of nothing else
 DOCUMENTS = ("/docs", "/openapi.json")
 
 
@@ -84,21 +85,24 @@ class Service(FastAPI, Parts):
         try:
             if route is not None:
                 await (self.inference if route in open_inference.ROUTES else self.scoring)(scope, receive, send)
-                status = 200
+                status = OK
             else:
                 route, status = await self._answer(scope, receive, send)
         except ClientGoneError:
-            status = scope.get("refused", CLIENT_GONE)  # where its connection has answered it already
+            refused = scope.get("refused")  # by its connection, which has answered it already
+            status, scope["code"] = (CLIENT_GONE, None) if refused is None else (refused.status, refused.code)
         except asyncio.CancelledError:  # the time that requests have after SIGTERM is over
             self.metrics.errors["shutting_down"] += 1
-            told = scope.get("live"), None, trace
+            told = scope.get("live"), None, trace, "shutting_down", None
             self.count(route or "other", method, log.quoted(path), CODES["shutting_down"][0], request_id, began, *told)
             raise
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the log its class and place
             problem = open_inference_routes.with_error(self.problem(error, request_id), path)
+            scope["code"] = problem.code
             status = await self._send(problem, request_id, send)
-        told = scope.get("live"), scope.get("scored"), trace
-        self.count(route or "other", method, log.quoted(path), status, request_id, began, *told)
+        quiet = status == OK and route is not None and route.startswith(PROBES)
+        answered = scope.get("live"), scope.get("scored"), trace, scope.get("code"), scope.get("client")
+        self.count(route or "other", method, log.quoted(path), status, request_id, began, *answered, quiet=quiet)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
         """Any other request, through FastAPI: its route, as the metrics name it, and the status of the answer."""
@@ -207,6 +211,7 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
 async def _refuse(request: Request, error: Exception) -> Response:
     problem = open_inference_routes.with_error(cast(Problem, error), request.scope["path"])
     request.app.metrics.errors[problem.code] += 1
+    request.scope["code"] = problem.code  # for its line in the log
     request_id = request.scope["request_id"]
     body = problem.body(request_id)
     answer = Response(body, problem.status)

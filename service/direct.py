@@ -19,6 +19,7 @@ from service.errors import Problem
 from service.heads import Head
 from service.limits import CLIENT_GONE, NEVER, deadline, too_late
 from service.live import Live
+from service.log import Scored
 from service.scoring import JSON, ROUTES, server_timing
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Exchange:
         self.head, self.request_id, self._trace = head, request_id, trace
         self.body, self.keep_alive = b"", head.keep_alive
         self.disconnected = self.response_complete = False
-        self.refused = CLIENT_GONE  # what is counted where the client has left, or was refused by its connection
+        self.refused: Problem | None = None  # by its connection
 
     @property
     def let_in(self) -> bool:
@@ -127,7 +128,7 @@ class Exchange:
         problem = self._parts.problem(error, self.request_id)
         body = problem.body(self.request_id)
         self._send(problem.status, b"".join([b"%b: %b\r\n" % pair for pair in problem.head(body, self.request_id)]), body)
-        self._count(problem.status)
+        self._count(problem.status, code=problem.code)
 
     def _refuse(self) -> None:
         """Sends the 429 of a full turn."""
@@ -135,11 +136,15 @@ class Exchange:
         body = request_id.join(FULL_BODY)
         self._send(TOO_MANY.status, FULL_HEAD % (len(body), request_id), body)
         self._parts.metrics.errors[TOO_MANY.code] += 1
-        self._count(TOO_MANY.status)
+        self._count(TOO_MANY.status, code=TOO_MANY.code)
 
     def gone(self) -> None:
-        """The client has left before its answer."""
-        self._count(self.refused)
+        """The client has left before its answer, or was refused by its connection."""
+        refused = self.refused
+        if refused is None:
+            self._count(CLIENT_GONE)
+        else:
+            self._count(refused.status, code=refused.code)
 
     def _send(self, status: int, head: bytes, body: bytes) -> None:
         protocol = self._protocol
@@ -150,9 +155,9 @@ class Exchange:
             protocol.transport.close()
         protocol.on_exchange_complete()
 
-    def _count(self, status: int, scored: tuple[str, str, int, int] | None = None) -> None:
-        head = self.head
-        self._parts.count(head.route, "POST", head.path, status, self.request_id, self._began, self._live, scored, self._trace)
+    def _count(self, status: int, scored: Scored | None = None, code: str | None = None) -> None:
+        head, live, trace, client = self.head, self._live, self._trace, None if scored else self._protocol.client
+        self._parts.count(head.route, "POST", head.path, status, self.request_id, self._began, live, scored, trace, code, client)
 
 
 def read(protocol: Any) -> Head | None:

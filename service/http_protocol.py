@@ -291,14 +291,15 @@ class LimitedProtocol(HttpToolsProtocol):
         parts = cast(Parts, self.app)
         parts.metrics.errors[problem.code] += 1
         if type(own) is Exchange:
-            own.refused = problem.status
+            own.refused = problem
             return own.request_id
         if own is not None:
-            own.scope["refused"] = problem.status
+            own.scope["refused"] = problem
             return str(own.scope.get("request_id") or next(_ids))
         request_id = next(_ids)
         spent = 0.0 if self._since is None else self.loop.time() - self._since
-        parts.count("other", "-", '"-"', problem.status, request_id, perf_counter() - spent)
+        began = perf_counter() - spent
+        parts.count("other", "-", '"-"', problem.status, request_id, began, code=problem.code, client=self.client)
         return request_id
 
 

@@ -11,6 +11,7 @@ import select
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -49,15 +50,18 @@ class RequestLog:
         seconds: float,
         scored: Scored | None = None,
         trace_id: str | None = None,
+        error: Mapping[str, str] | None = None,
     ) -> None:
-        """Adds a request's line; `path` as `quoted` gives it, and method, too, free of control characters."""
+        """Adds a request's line; `path` as `quoted` gives it, and method, too, free of control characters. `error`: what else
+        the line of one tells, by its names.
+        """
         if not self._on:
             return
         waiting = self._requests
         if not waiting and not self._writing:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
         if len(waiting) < MAX_WAITING:
-            waiting.append((time.time(), request_id, method, path, status, seconds, scored, trace_id))
+            waiting.append((time.time(), request_id, method, path, status, seconds, scored, trace_id, error))
         else:
             self._too_many += 1
 
@@ -71,6 +75,7 @@ class RequestLog:
         seconds: float,
         scored: Scored | None,
         trace_id: str | None,
+        error: Mapping[str, str] | None,
     ) -> str:
         second = int(now)
         if second != self._second:
@@ -79,12 +84,14 @@ class RequestLog:
         if self._json:
             more = "" if scored is None else ',"model":"{}","version":"{}","records":{},"anomalies":{}'.format(*scored)
             more += "" if trace_id is None else f',"trace_id":"{trace_id}"'
+            more += "" if error is None else "".join(f',"{name}":{quoted(text)}' for name, text in error.items())
             return (
                 f'{{"time":"{stamp}","level":"info","event":"request","request_id":"{request_id}","method":"{method}",'
                 f'"path":{path},"status":{status},"ms":{seconds * 1000:.3f}{more}}}\n'
             )
         more = "" if trace_id is None else f" trace_id={trace_id}"
         more += "" if scored is None else " model={} version={} records={} anomalies={}".format(*scored)
+        more += "" if error is None else "".join(f" {name}={quoted(text)}" for name, text in error.items())
         return f"{stamp} info {method} {path} {status} {seconds * 1000:.3f} ms request_id={request_id}{more}\n"
 
     def _flush(self) -> None:

@@ -69,7 +69,7 @@ def complete(document: dict[str, Any], *, with_keys: bool, metrics_need_key: boo
         "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     document["info"]["description"] = ABOUT
-    document["servers"] = [{"url": "/"}]
+    document["servers"] = [{"url": "."}]  # relative to where the document is: right below a prefix, too
     document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
     for path, operation in ((path, each) for path, item in document["paths"].items() for each in item.values()):
         told = operation["responses"]

@@ -26,6 +26,7 @@ from service.workers import Workers
 if TYPE_CHECKING:
     from service.tracing import Trace, Tracing
 
+BAD, FAULT = 400, 500  # the least status of an error, and of one that is not the client's
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -76,12 +77,31 @@ class Parts:
         live: Live | None = None,
         scored: log.Scored | None = None,
         trace: Trace | None = None,
+        code: str | None = None,
+        client: tuple[str, int] | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
-        """Counts, traces and logs a request that has had its answer; `path` as log.quoted gives it, `live` if it came as far."""
+        """Counts, traces and logs a request that has had its answer; `path` as log.quoted gives it, `live` if it came as far,
+        `code` of its error, `client` as ASGI has it, `quiet`: without a line.
+        """
         self.metrics.requests[route, method_label(method), status] += 1
         if live is not None:
             live.counts.requests[status] += 1
         seconds, trace_id = perf_counter() - began, None
         if trace is not None and self.tracing is not None:
             trace_id = self.tracing.end(trace, route, method, status, began, request_id, scored)
-        self.requests.write(request_id, method, path, status, seconds=seconds, scored=scored, trace_id=trace_id)
+        if quiet:
+            return
+        error = None if status < BAD and code is None else _error(status, code, None if scored else live, client)
+        self.requests.write(request_id, method, path, status, seconds=seconds, scored=scored, trace_id=trace_id, error=error)
+
+
+def _error(status: int, code: str | None, live: Live | None, client: tuple[str, int] | None) -> dict[str, str]:
+    """What the log tells of a request that failed: whose fault it is to mend, so of a 4xx who sent it."""
+    told = {} if code is None else {"code": code}
+    if live is not None:
+        told |= {"model": live.name, "version": live.version}
+    if BAD <= status < FAULT and client is not None:
+        told["client"] = client[0]
+    return told

@@ -128,6 +128,7 @@ def watched_models(service: Parts) -> tuple[list[Live], Live | None]:
 def unavailable(request: Request, reason: str) -> Response:
     """The 503 of /health: a problem document, but with the word for a status that health documents have."""
     problem, request_id = not_ready(reason, status="unavailable", reason=reason), request.scope["request_id"]
+    request.scope["code"] = problem.code
     body = problem.body(request_id)
     answer = Response(body, problem.status)
     answer.raw_headers = problem.head(body, request_id)

@@ -147,8 +147,9 @@ class Scoring:
         except Exception as error:
             if not started or isinstance(send, Whole):
                 raise
-            told = self._parts.problem(error, request_id).body(request_id)
-            await send(part(b'{"error":%b}\n' % told, more=True))
+            problem = self._parts.problem(error, request_id)
+            scope["code"] = problem.code
+            await send(part(b'{"error":%b}\n' % problem.body(request_id), more=True))
             await pieces.drain()
             await send(part(b"", more=False))
         finally:

@@ -73,7 +73,7 @@ class Shadow:
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         self._failing = False
-        metrics.shadow_up = lambda: (name, version, self.document()["state"] in ("comparing", "idle"))
+        metrics.shadow_up = self._up
 
     def document(self) -> dict[str, Any]:
         """What /health says of it, to whoever asks: no path and no feature."""
@@ -82,6 +82,10 @@ class Shadow:
             ("failing", "it fails to score; the log has the class of the error") if failing else (self.state, self.reason)
         )
         return {"model": self.name, "version": self.version, "state": state, "reason": reason or None}
+
+    def _up(self) -> tuple[str, str, bool] | None:
+        state = self.document()["state"]
+        return None if state == "loading" else (self.name, self.version, state in ("comparing", "idle"))
 
     def is_new(self, seen: Seen) -> bool:
         """Whether a bundle that looks so is to be tried: none is loaded, and this one has not been for nothing."""

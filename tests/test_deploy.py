@@ -21,7 +21,9 @@ from tests.test_docs import rows, section
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
-MANIFESTS = sorted(path for path in DEPLOY.glob("kubernetes/*.yaml") if path.name != "kustomization.yaml")
+OTHERS = {"kustomization.yaml", "podmonitor.yaml"}  # of kinds that not every cluster knows
+MANIFESTS = sorted(path for path in DEPLOY.glob("kubernetes/*.yaml") if path.name not in OTHERS)
+POD = ("automountServiceAccountToken", "enableServiceLinks")  # of KServe's predictor, what is a pod's
 SUFFIXES = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
 
 
@@ -47,7 +49,7 @@ def expressions() -> list[str]:
 
 def test_every_metric_and_label_that_is_asked_for_exists() -> None:
     known = {
-        family.name + suffix: {*family._labelnames, *(["le"] if family.type == "histogram" else []), "instance"}
+        family.name + suffix: {*family._labelnames, *(["le"] if family.type == "histogram" else []), "instance", "job"}
         for family in Metrics().collect()
         for suffix in SUFFIXES[family.type]
     }
@@ -80,10 +82,22 @@ def test_every_alert_is_in_the_runbook_and_told_in_words() -> None:
     "arguments", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts.test.yml")], ids=["config", "rules"]
 )
 def test_promtool_is_content(arguments: tuple[str, ...]) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
+    promtool(*arguments)
+
+
+def test_promtool_is_content_with_the_scraping_of_pods(tmp_path: Path) -> None:
+    """But for their discovery, without which Debian builds it."""
+    config = load("prometheus/kubernetes.yml")
+    assert all(scraped.pop("kubernetes_sd_configs") for scraped in config["scrape_configs"])
+    (tmp_path / "kubernetes.yml").write_text(yaml.safe_dump(config))
+    promtool("check", "config", str(tmp_path / "kubernetes.yml"))
+
+
+def promtool(*arguments: str) -> None:
+    found = shutil.which("promtool")
+    if found is None:
         pytest.skip("no promtool on this machine: apt-get install prometheus")
-    done = subprocess.run([promtool, *arguments], cwd=DEPLOY / "prometheus", capture_output=True, text=True, check=False)
+    done = subprocess.run([found, *arguments], cwd=DEPLOY / "prometheus", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -115,10 +129,16 @@ def test_pods_run_without_rights_and_are_asked_where_the_service_answers() -> No
     pod = load("kubernetes/deployment.yaml")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
-    kserve = load("kserve/inferenceservice.yaml")["spec"]["predictor"]["containers"][0]
+    predictor = load("kserve/inferenceservice.yaml")["spec"]["predictor"]
+    for one in (pod, predictor):
+        assert one["automountServiceAccountToken"] is one["enableServiceLinks"] is False
+    (kserve,) = predictor["containers"]
     user = int(re.findall(r"^USER (\d+):", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[0])
     assert pod["securityContext"]["runAsUser"] == kserve["securityContext"]["runAsUser"] == user
+    for name in ("runAsNonRoot", "runAsGroup", "seccompProfile"):  # of the container: Knative lets no pod have them
+        assert kserve["securityContext"][name] == pod["securityContext"][name]
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert {**kserve[name], "httpGet": {**kserve[name]["httpGet"], "port": "http"}} == container[name]
     for one in (container, kserve):
         assert one["securityContext"]["readOnlyRootFilesystem"] is True
         assert one["securityContext"]["allowPrivilegeEscalation"] is False
@@ -147,6 +167,21 @@ def test_selectors_find_the_pods() -> None:
     assert load("kubernetes/hpa.yaml")["spec"]["scaleTargetRef"]["name"] == load("kubernetes/deployment.yaml")["metadata"]["name"]
 
 
+def test_every_way_to_scrape_pods_finds_them_and_gives_the_job_that_the_rules_ask_for() -> None:
+    assert [rule["alert"] for rule in rules() if re.search(r'\b(up|anomaly_\w+)\b(?!{job="anomaly"|")', rule["expr"])] == []
+    template = load("kubernetes/deployment.yaml")["spec"]["template"]
+    labels, ((port,),) = template["metadata"]["labels"], [one["ports"] for one in template["spec"]["containers"]]
+    assert not any("prometheus.io" in name for name in template["metadata"].get("annotations", {}))  # would give another job
+    (scraped,) = load("prometheus/kubernetes.yml")["scrape_configs"]
+    (discovery,) = scraped["kubernetes_sd_configs"]
+    kept = [one["regex"] for one in scraped["relabel_configs"] if one.get("action") == "keep"]
+    assert (scraped["job_name"], kept) == ("anomaly", [port["name"]])
+    assert [one["label"] for one in discovery["selectors"]] == [f"app={labels['app']}"]
+    monitor = load("kubernetes/podmonitor.yaml")["spec"]
+    assert (labels[monitor["jobLabel"]], monitor["selector"]["matchLabels"]) == ("anomaly", labels)
+    assert [one["port"] for one in monitor["podMetricsEndpoints"]] == [port["name"]]
+
+
 def test_kserve_containers_are_those_of_a_pod() -> None:
     service = load("kserve/inferenceservice.yaml")
     assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
@@ -154,7 +189,7 @@ def test_kserve_containers_are_those_of_a_pod() -> None:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "a"},
-        "spec": {key: service["spec"]["predictor"][key] for key in ("containers", "volumes")},
+        "spec": {key: service["spec"]["predictor"][key] for key in ("containers", "volumes", *POD)},
     }
     kubernetes_validate.validate(pod, "1.34", strict=True)
 
@@ -164,6 +199,8 @@ def test_kserve_replicas_follow_a_volume_and_ask_for_keys() -> None:
     (container,) = predictor["containers"]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert environment["STORAGE_URI"].startswith("pvc://")
+    assert int(environment["ANOMALY_SHUTDOWN_SECONDS"]) < min(30, predictor["timeout"])
+    assert "terminationGracePeriodSeconds" not in predictor  # which Knative refuses
     assert "ANOMALY_RELOAD_SECONDS" not in environment  # a volume changes: siblings of before and after must follow it alike
     (mount,), (volume,) = container["volumeMounts"], predictor["volumes"]
     assert Path(environment["ANOMALY_API_KEYS_FILE"]).parent == Path(mount["mountPath"])
@@ -182,7 +219,6 @@ def test_compose_mounts_what_there_is() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     (scrape,) = load("prometheus/prometheus.yml")["scrape_configs"]
     assert scrape["static_configs"][0]["targets"] == ["anomaly:8000"]
-    assert all('up{job="anomaly"}' in rule["expr"] for rule in rules() if "up{" in rule["expr"])
     (source,) = load("grafana/provisioning/datasources/prometheus.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"
     (provider,) = load("grafana/provisioning/dashboards/anomaly.yml")["providers"]

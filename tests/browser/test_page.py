@@ -247,3 +247,24 @@ def test_docs_are_drawn_without_the_internet(browser: Browser, address: str) -> 
     expect(visit.page.get_by_text("Score records").first).to_be_visible()
     assert visit.faults() == []
     visit.context.close()
+
+
+def test_docs_try_requests_below_the_prefix_of_a_proxy(browser: Browser, bundle_dir: Path) -> None:
+    service = create_app(Settings(models_dir=bundle_dir, provider="cpu", reload_seconds=0, log_requests=False))
+
+    async def proxy(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":  # what comes without the prefix is nowhere
+            scope = {**scope, "path": scope["path"].removeprefix("/anomaly") if "/anomaly/" in scope["path"] else "/nowhere"}
+        await service(scope, receive, send)
+
+    with serving(proxy) as url:
+        visit = Visit(browser, f"{url}/anomaly")
+        visit.wrong.clear()
+        visit.page.goto(f"{url}/anomaly/docs")
+        visit.page.locator("#operations-health-get_live .opblock-summary-control").click()
+        visit.page.get_by_role("button", name="Try it out").click()
+        with visit.page.expect_response(re.compile("/live$")) as answered:
+            visit.page.get_by_role("button", name="Execute").click()
+        assert (answered.value.url, answered.value.status) == (f"{url}/anomaly/health/live", 200)
+        assert visit.faults() == []
+        visit.context.close()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import jsonschema
@@ -57,6 +58,8 @@ def test_openapi_describes_scoring_by_the_features_of_the_model(service: Client)
     assert all(re.fullmatch("[a-z0-9_]{3,32}", each) for each in ids), ids
     references = {text.split('"')[0] for text in json.dumps(document).split("#/components/schemas/")[1:]}
     assert references <= schemas.keys()
+    for folder in ("http://host/", "https://host/behind/a/prefix/"):  # which a proxy strips
+        assert [urljoin(f"{folder}openapi.json", server["url"]) for server in document["servers"]] == [folder]
 
 
 @pytest.mark.parametrize(

@@ -171,14 +171,16 @@ def test_the_time_that_a_client_takes_to_send_is_none_of_the_service(
 
 def test_a_request_that_is_cut_off_by_the_end_has_a_line_and_no_other(bundle_dir: Path) -> None:
     with serving(bundle_dir, shutdown_seconds="1") as server, closing(open_when_ready(server.port)) as connection:
+        connection.sendall(HEALTH.replace(b"/health/live", b"/models"))
+        assert read_answer(connection)[0] == 200
         connection.sendall(CHUNKED[:-9])
         assert server.process.stderr is not None
-        told = [server.process.stderr.readline()]  # of open_when_ready
+        told = [server.process.stderr.readline()]  # of the models
         server.process.send_signal(signal.SIGTERM)
         told += server.process.stderr.readlines()
     lines = [json.loads(line) for line in told]
     (cut,) = [line for line in lines if line.get("path") == '"/score"' or line.get("path") == "/score"]
-    assert (cut["status"], cut["method"]) == (503, "POST")
+    assert (cut["status"], cut["method"], cut["code"]) == (503, "POST", "shutting_down")
     assert [line for line in lines if "exception" in line["event"].lower()] == []
 
 

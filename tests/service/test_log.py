@@ -9,6 +9,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service.log import RequestLog
@@ -21,14 +22,17 @@ from tests.service.tiny_bundle import GOOD, ODD, publish
 
 CapFd = pytest.CaptureFixture[str]
 EVIL = '/x%0A{"event":"forged"}%1b[31m%22'
+EVIL_HOST = 'x","status":200,"x":"\n'  # as a server in front that believes X-Forwarded-For may give it
 
 
 def lines(serve: Serve, capfd: CapFd, log_format: str) -> list[str]:
     client = serve(log_requests=True, log_format=log_format)
+    transport = httpx.ASGITransport(client.app, client=(EVIL_HOST, 1))
+    client.http = httpx.AsyncClient(transport=transport, base_url="http://service")
     client.post("/score", json={"records": [{**GOOD, "amount": 12.4987654}]}, headers={"x-request-id": "mine"})
     client.post("/score", json={"records": [{"amount": "s3cr3t"}]}, headers={"x-api-key": "hidden"})
     client.get(EVIL)
-    client.get("/health")
+    client.get("/models")
     client.app.requests.close()
     return [line for line in capfd.readouterr().err.splitlines() if "request_id" in line]
 
@@ -39,12 +43,68 @@ def test_json_lines(serve: Serve, capfd: CapFd) -> None:
         ("POST", "/score", 200),
         ("POST", "/score", 422),
         ("GET", '/x\n{"ev', 404),
-        ("GET", "/health", 200),
+        ("GET", "/models", 200),
     ]
     first = told[0]
     assert (first["request_id"], first["model"], first["records"], first["anomalies"]) == ("mine", "tiny", 1, 0)
     assert first["ms"] > 0
     assert first["time"].endswith("Z")
+    assert [line.get("client") for line in told] == [None, EVIL_HOST, EVIL_HOST, None]
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_the_line_of_an_error_has_its_code_the_model_that_it_came_to_and_whose_it_is(
+    serve: Serve, capfd: CapFd, log_format: str
+) -> None:
+    client = serve(log_requests=True, log_format=log_format, api_keys=("right",))
+    bad, good, key = {"records": [{"amount": "x"}]}, {"records": [GOOD]}, {"x-api-key": "right"}
+    stream = "\n".join([json.dumps(GOOD)] * 1_100 + ["{"])  # whose first block has been answered by then
+    client.post("/score", json=good)
+    client.get("/models")
+    client.post("/models/none/score", json=good, headers=key)
+    client.get("/models/none", headers=key)
+    client.get("/nothing")
+    client.post("/score", json=bad, headers=key)
+    client.post("/score", json=good, headers={**key, "x-request-timeout-ms": "0"})
+    client.post("/score", content=stream, headers={**key, "content-type": "application/x-ndjson"})
+    client.post("/score", json=good, headers=key)
+    client.app.requests.close()
+    pattern = r'\b(code|model|version|client)"?[:=]"?([^",}\s]+)'
+    told = [dict(re.findall(pattern, line)) for line in capfd.readouterr().err.splitlines() if "request_id" in line]
+    model = {"model": "tiny", "version": client.app.registry.get("tiny").version}
+    assert told == [
+        {"code": "unauthorized", "client": "127.0.0.1"},
+        {"code": "unauthorized", "client": "127.0.0.1"},
+        {"code": "model_not_found", "client": "127.0.0.1"},
+        {"code": "model_not_found", "client": "127.0.0.1"},
+        {"code": "not_found", "client": "127.0.0.1"},
+        {"code": "invalid_records", "client": "127.0.0.1", **model},
+        {"code": "deadline_exceeded", **model},
+        {"code": "invalid_json", **model},
+        model,
+    ]
+
+
+def test_probes_and_scrapes_have_lines_only_where_they_fail(serve: Serve, capfd: CapFd, tmp_path: Path) -> None:
+    keys = {"api_keys": ("right",), "metrics_need_key": True}
+    well, empty = serve(log_requests=True, **keys), serve(log_requests=True, models_dir=tmp_path, **keys)
+    probes = ("/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+    for path in probes:
+        for client in (well, empty):
+            client.get(path)
+            client.request("HEAD", path)
+    for key in ("right", "wrong"):
+        well.get("/metrics", headers={"x-api-key": key})
+    for client in (well, empty):
+        client.app.requests.close()
+    told = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "request_id" in line]
+    assert sorted((line["path"], line["status"], line["code"]) for line in told) == [
+        *((path, 503, "not_ready") for path in ("/health", "/health/ready") for _ in ("GET", "HEAD")),
+        ("/metrics", 401, "unauthorized"),
+        *(("/v2/health/ready", 503, "not_ready") for _ in ("GET", "HEAD")),
+    ]
+    text = well.app.metrics.text().decode()
+    assert 'anomaly_requests_total{method="HEAD",route="/health/ready",status="200"} 1.0' in text.splitlines()
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
@@ -141,12 +201,15 @@ def test_what_a_connection_refuses_by_itself_has_its_line_and_count(bundle_dir: 
         lines = [json.loads(line) for line in server.process.stderr.read().splitlines()]
     statuses = [400, 408, 408, 408, 431]
     assert [status for status, _, _ in answers] == statuses
-    told = [line for line in lines if line["event"] == "request" and line["path"] != "/metrics"]
+    told = [line for line in lines if line["event"] == "request"]
     assert [(line["request_id"], line["status"]) for line in told] == [
         (document["request_id"], status) for status, _, document in answers
     ]
     assert all(0 <= line["ms"] < 20_000 for line in told)
     assert told[1]["ms"] >= 200
+    assert [line["code"] for line in told] == ["invalid_http", *["request_timeout"] * 3, "head_too_large"]
+    assert {line["client"] for line in told} == {"127.0.0.1"}
+    assert [line.get("model") for line in told] == [None, None, "tiny", "tiny", None]
     for code, n in (("invalid_http", 1), ("request_timeout", 3), ("head_too_large", 1)):
         assert f'anomaly_errors_total{{code="{code}"}} {n}.0' in text.splitlines()
     for line in (
@@ -159,11 +222,15 @@ def test_what_a_connection_refuses_by_itself_has_its_line_and_count(bundle_dir: 
 def test_a_request_of_the_short_way_has_its_own_counts_in_its_line(bundle_dir: Path) -> None:
     with serving(bundle_dir) as server:
         assert server.ask(request(json.dumps({"records": [ODD, GOOD, GOOD]}).encode(), b""))[0] == 200
+        assert server.ask(request(b"{", b""))[0] == 400
         server.process.send_signal(signal.SIGTERM)
         assert server.process.stderr is not None
         lines = [json.loads(line) for line in server.process.stderr.read().splitlines()]
-    told = [(line["model"], line["records"], line["anomalies"]) for line in lines if line["event"] == "request"]
-    assert told == [("tiny", 3, 1)]
+    told, refused = [line for line in lines if line["event"] == "request"]
+    assert (told["model"], told["records"], told["anomalies"]) == ("tiny", 3, 1)
+    assert not told.keys() & {"code", "client"}
+    assert (refused["code"], refused["model"], refused["client"]) == ("invalid_json", "tiny", "127.0.0.1")
+    assert "records" not in refused
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])

@@ -16,9 +16,9 @@ import pytest
 from service.bundle import read_bundle
 from service.detector import Detector
 from service.encoding import encode
-from service.manifest import Feature, Manifest
-from service.metrics import Comparison
-from service.shadow import Alignment, Beside, _together
+from service.manifest import BundleError, Feature, Manifest
+from service.metrics import Comparison, Metrics
+from service.shadow import Alignment, Beside, Shadow, _together
 from tests.service.client import Client
 from tests.service.conftest import Serve
 from tests.service.test_metrics import samples
@@ -113,6 +113,14 @@ def test_it_is_compared_as_the_two_versions_answer(serve: Serve, pair: Path) -> 
     assert told["anomaly_shadow_p_value_difference_sum", frozenset(model)] == pytest.approx(sum(differences))
     half = sum(difference <= 0.5 for difference in differences)
     assert told["anomaly_shadow_p_value_difference_bucket", frozenset({*model, ("le", "0.5")})] == half
+
+
+def test_one_that_is_still_loading_is_neither_up_nor_down() -> None:
+    metrics = Metrics()
+    shadow = Shadow("tiny", NEW, metrics)
+    assert b"anomaly_shadow_up{" not in metrics.text()
+    shadow.refuse((), BundleError("it is gone"))
+    assert f'anomaly_shadow_up{{model="tiny",shadow="{NEW}"}} 0.0' in metrics.text().decode().splitlines()
 
 
 def test_no_answer_is_another_one_for_it(serve: Serve, pair: Path) -> None:

@@ -152,7 +152,7 @@ def test_the_line_of_the_log_has_the_trace(
     client, exporter = traced
     client.post("/score", content=BODY, headers=SAMPLED)
     client.post("/score", content=BODY, headers={"traceparent": f"00-{TRACE}-{PARENT}-00"})  # its caller does not record it
-    assert client.get("/health", headers=SAMPLED).status_code == 200
+    assert client.get("/models", headers=SAMPLED).status_code == 200
     client.app.requests.close()
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"request"' in line]
     assert [line.get("trace_id") for line in lines] == [TRACE, TRACE, None]
