@@ -28,6 +28,7 @@ NOT_A_TEXT = "not a text"
 NOT_A_BOOLEAN = "not true or false"
 NOT_A_DATETIME = "not a datetime such as 2026-11-23T14:05:00"
 OUTSIDE = "a time outside the calendar's years"
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 WHOLE_MOST = 2.0**63  # beyond, readers of JSON have no whole numbers
 
 Encoded = tuple[NDArray[np.float32], list[tuple[int, str]]]

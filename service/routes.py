@@ -17,7 +17,7 @@ from service.errors import Problem, not_ready
 from service.live import Live
 from service.manifest import NAME, BundleError
 from service.parts import Parts
-from service.schemas import FeatureInfo, Health, ModelDetail, ModelList, ModelSummary, Probe, Reloaded, problems
+from service.schemas import DroppedInfo, FeatureInfo, Health, ModelDetail, ModelList, ModelSummary, Probe, Reloaded, problems
 
 health = APIRouter(tags=["health"])
 metrics_router = APIRouter(tags=["metrics"])
@@ -207,7 +207,7 @@ async def _detail(live: Live, service: Parts) -> ModelDetail:
             )
             for feature in manifest.features
         ],
-        dropped=list(manifest.dropped),
+        dropped=[DroppedInfo(**dropped.model_dump()) for dropped in manifest.dropped],
         warnings=list(manifest.warnings),
         metrics=manifest.metrics,
         training=manifest.training,
