@@ -93,7 +93,8 @@ def drift_warnings(lives: Iterable[Live]) -> list[str]:
     told = []
     for live in lives:
         features = {warned.feature for warned in live.watch.warnings if warned.feature is not None}
-        what = [f"{len(features)} of {len(live.watch.features)} features drifted"] if features else []
+        what = [warned.reason for warned in live.watch.warnings if warned.reason is not None]
+        what += [f"{len(features)} of {len(live.watch.features)} features drifted"] if features else []
         what += ["p-values are not uniform any more"] if any(w.kind == "p_values" for w in live.watch.warnings) else []
         if what:
             told.append(f"{live.name} {live.version}: {', '.join(what)}: see GET /models/{live.name}/drift")
