@@ -140,7 +140,7 @@ def test_a_tally_has_few_lines(detector):
     """Of six kinds of oddities four are told; and none of no rows."""
     tally = Tally(detector.manifest, 0.2)
     assert list(tally.lines()) == []
-    x = np.array([[2000, 30, 3, 2, 1, 1, 1, 1]] * 2 + [[np.nan, 3, np.nan, 0, 1, 1, 1, 1]], np.float32)
+    x = np.array([[2000, 30, 3, 2, 1, 1, 1, 1]] * 2 + [[np.nan, np.nan, np.nan, 0, 1, 1, 1, 1]], np.float32)
     tally.count(Batch(x, (), 1, None, {"a": 3, "b": 0}), np.array([True, False, False]))
     flagged, first, *odd, rest = tally.lines()
     assert flagged == "flagged 1 of 3 rows (33.3 %) at alpha 0.2"
