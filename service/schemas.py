@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from service.errors import CODES
-from service.manifest import Kind, ScoreKind
+from service.manifest import Kind, Scalar, ScoreKind
 
 REFERENCE = "#/components/schemas/{model}"
 PROBLEM_TYPE = "application/problem+json"
@@ -178,7 +178,7 @@ class DroppedInfo(BaseModel):
 
     column: str
     reason: str
-    value: Value = Field(None, description="of a constant column: a record with another is warned of; null: not known")
+    value: Scalar | None = Field(None, description="of a constant column: a record with another is warned of; null: not known")
 
 
 class ModelDetail(ModelSummary):

@@ -52,6 +52,8 @@ def test_a_record_with_another_value_has_the_score_of_one_without_and_a_warning(
         )
         assert results == [{name: value for name, value in one.items() if name != "warnings"} for one in expected]
     model = {"model": "tiny", "version": client.app.registry.default().version}
+    told = client.get("/models/tiny").text.replace(" ", "")
+    assert '{"column":"alarm","reason":"constant","value":0}' in told, "a whole number stays one"
     # Twice, as JSON and as lines: three in the first pair; then four and the one of ODD, which has one of its own, besides.
     assert value(client, "anomaly_warnings_total", code="out_of_range", **model) == 2 * (3 + 3 + 2) + 1
     assert value(client, "anomaly_warnings_total", code="unknown_category", **model) == 2 * (1 + 1 + 1) + 1
