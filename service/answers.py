@@ -98,8 +98,10 @@ class Writer:
         """The JSON of the warnings by row, for the rows that have any; and their number by code."""
         if batch.normal:
             return {}, {}
-        told, counts = {}, dict[str, int]()
-        for row, odd in enumerate(self._limits.oddities(batch.x)):
+        told, counts, oddities = {}, dict[str, int](), self._limits.oddities(batch.x)
+        for row, column, code in batch.changed:
+            oddities[row].append((column, code))
+        for row, odd in enumerate(oddities):
             if odd:
                 told[row] = orjson.dumps([{"feature": feature, "code": code} for feature, code in odd])
                 for _, code in odd:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Explain = Literal["flagged", "all", "none"]
+Change = tuple[int, str, str]  # the row, the column, the code of the warning
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class Batch:
     alpha: float | None = None
     fdr: float | None = None
     explain: Explain = "flagged"
+    changed: Sequence[Change] = ()  # values that differ from the only one that training had in a column
     first: int = 0  # the place of the first row in the request, where the batch is a part of it
 
     @property

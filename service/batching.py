@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from time import monotonic, perf_counter
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batch import Batch
+from service.batch import Batch, Change
 from service.calibration import UnsupportedAlphaError, rounded_up
 from service.detector import Scores
 from service.errors import FieldError, Problem
@@ -80,6 +81,8 @@ def answer_together(live: Live, batches: Sequence[Batch]) -> tuple[list[Answer],
     began = perf_counter()
     rows = [row for batch in batches for row in batch.rows]
     joined = Batch(np.concatenate([batch.x for batch in batches]), rows, False, all(batch.normal for batch in batches))
+    if not joined.normal:
+        joined.changed = _changed(batches)
     scores = score_batch(live, joined)
     inference = perf_counter() - began
     results, warnings = live.writer.records(joined, scores)
@@ -91,6 +94,14 @@ def answer_together(live: Live, batches: Sequence[Batch]) -> tuple[list[Answer],
         answers.append(Answer(body, stop - start, sum(flags[start:stop]), began, inference))
         start = stop
     return answers, Observed(scores.score, scores.p_value, sum(flags), warnings)
+
+
+def _changed(batches: Sequence[Batch]) -> list[Change]:
+    """What has changed in batches of records, by the rows of all of them."""
+    starts = accumulate((len(batch.rows) for batch in batches), initial=0)
+    return [
+        (start + row, column, code) for start, batch in zip(starts, batches, strict=False) for row, column, code in batch.changed
+    ]
 
 
 def answer_lines(live: Live, batch: Batch) -> tuple[Answer, Observed]:

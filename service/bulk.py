@@ -19,6 +19,7 @@ from service.detector import Detector
 from service.output import STANDARD, check_output, write_table
 from service.session import Provider
 from service.tables import Batch, Table, TableError, open_table
+from service.tally import Tally
 
 FIELDS = (
     Field("score", DataType.float32(), nullable=False),
@@ -44,9 +45,9 @@ def score_file(
 ) -> int:
     """Scores DATA with the served version of a model into `output`, by its ending CSV or Parquet, '-' for CSV on standard output.
 
-    One row for each of DATA's, in order: the columns `keep`, score, p_value, is_anomaly, by this alpha or the bundle's. Tells its
-    progress, and the columns that the model does not know, on `progress`, standard error by default. Returns the number of rows.
-    Raises TableError, BundleError, UnsupportedAlphaError, OSError; then no output is left behind.
+    One row for each of DATA's, in order: the columns `keep`, score, p_value, is_anomaly, by this alpha or the bundle's. Tells the
+    columns that are not scored, its progress and what it found on `progress`, standard error by default. Returns the number of
+    rows. Raises TableError, BundleError, UnsupportedAlphaError, OSError; then no output is left behind.
     """
     check_output(output)
     if taken := [column for column in keep if column in NAMES]:
@@ -56,14 +57,14 @@ def score_file(
     folder = models_dir / check_name(name) / current_version(models_dir, name)
     detector = Detector(read_bundle(folder, only=["scorer.onnx"], trusted=trusted), provider)
     detector.threshold(alpha)  # refuses one that is not supported before anything is read
-    table = open_table(data, detector.manifest.features, keep)
+    table = open_table(data, detector.manifest.features, keep, detector.manifest.dropped)
     if output != STANDARD and any(Path(output).exists() and Path(output).samefile(source.path) for source in table.sources):
         raise TableError(f"{output}: this is the data itself; name another output")
-    told = _Progress(table, progress or sys.stderr)
+    told, tally = _Progress(table, progress or sys.stderr), Tally(detector.manifest, alpha)
     schema = Schema([*table.kept_fields, *FIELDS])
     with closing(_ahead(table)) as batches:
-        write_table(told.count(_score(detector, batch, schema, alpha) for batch in batches), schema, output)
-    told.end()
+        write_table(told.count(_score(detector, batch, schema, alpha, tally) for batch in batches), schema, output)
+    told.end(tally)
     return told.rows
 
 
@@ -75,8 +76,10 @@ def score_batch(
     return scores.score, scores.p_value, scores.is_anomaly
 
 
-def _score(detector: Detector, batch: Batch, schema: Schema, alpha: float | None) -> RecordBatch:
-    answers = (Array.from_numpy(np.ascontiguousarray(column)) for column in score_batch(detector, batch.x, alpha))
+def _score(detector: Detector, batch: Batch, schema: Schema, alpha: float | None, tally: Tally) -> RecordBatch:
+    score, p_value, is_anomaly = score_batch(detector, batch.x, alpha)
+    tally.count(batch, is_anomaly)
+    answers = (Array.from_numpy(np.ascontiguousarray(column)) for column in (score, p_value, is_anomaly))
     return RecordBatch.from_arrays([*batch.kept, *answers], schema=schema)
 
 
@@ -100,6 +103,8 @@ class _Progress:
         self._began = self._told = time.monotonic()
         if table.left_aside:
             print(f"columns left aside, which the model does not know: {', '.join(table.left_aside)}", file=stream, flush=True)
+        if table.left_out:
+            print(f"columns not scored, as training left them out: {', '.join(table.left_out)}", file=stream, flush=True)
 
     def count(self, batches: Iterable[RecordBatch]) -> Iterator[RecordBatch]:
         """The batches, counted on their way."""
@@ -111,12 +116,13 @@ class _Progress:
                 self._tell(now - self._began)
             yield batch
 
-    def end(self) -> None:
-        """The last line."""
+    def end(self, tally: Tally) -> None:
+        """The last lines: how fast it was, and what was found."""
         seconds = time.monotonic() - self._began
         clear = "\r\x1b[K" if self._terminal else ""
         rate = self.rows / max(seconds, 1e-9)
-        print(f"{clear}scored {self.rows:,} rows in {seconds:.1f} s ({rate:,.0f} rows/s)", file=self._stream, flush=True)
+        speed = f"{clear}scored {self.rows:,} rows in {seconds:.1f} s ({rate:,.0f} rows/s)"
+        print(speed, *tally.lines(), sep="\n", file=self._stream, flush=True)
 
     def _tell(self, seconds: float) -> None:
         share = min(1.0, self._table.position / max(self._table.bytes, 1))

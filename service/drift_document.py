@@ -21,7 +21,8 @@ class Drifted(BaseModel):
     """Something that has changed."""
 
     kind: WarningKind
-    feature: str | None = Field(description="null for p_values, which are of the whole record")
+    feature: str | None = Field(description="null for flagged and p_values, which are of the whole record")
+    reason: str | None = Field(description="of flagged: its share and alpha; null for others, whose measures tell")
 
 
 class Windows(BaseModel):
@@ -77,6 +78,14 @@ class PValueDrift(BaseModel):
     shares: Shares
 
 
+class FlaggedDrift(BaseModel):
+    """The share of records with p <= alpha, the bundle's: far more are an attack, or a source that has changed."""
+
+    alpha: float
+    share: Windows
+    limit: float = Field(description="above it, and where the luck of the calibration set does not explain it, it is warned of")
+
+
 class DriftDocument(BaseModel):
     """What a version is watched for while it serves, in one process, since it was loaded there."""
 
@@ -89,6 +98,7 @@ class DriftDocument(BaseModel):
     recent_records: float
     judged_by: Literal["recent", "since_loaded"] = Field(description="the window that warnings go by")
     warnings: list[Drifted]
+    flagged: FlaggedDrift
     p_values: PValueDrift
     features: list[FeatureDrift]
 
@@ -106,7 +116,12 @@ def document(name: str, version: str, since: datetime, watch: Watch) -> DriftDoc
         records=watch.records,
         recent_records=rounded(watch.recent.total),
         judged_by="recent" if watch.judged_by is watch.recent else "since_loaded",
-        warnings=[Drifted(kind=warned.kind, feature=warned.feature) for warned in watch.warnings],
+        warnings=[Drifted(kind=warned.kind, feature=warned.feature, reason=warned.reason) for warned in watch.warnings],
+        flagged=FlaggedDrift(
+            alpha=watch.flagged.alpha,
+            share=Windows(**{name: rounded(of.flagged) if of.tells else None for name, of in _windows(watch).items()}),
+            limit=rounded(watch.flagged.limit),
+        ),
         p_values=p_values(watch),
         features=features(watch),
     )
@@ -137,7 +152,7 @@ def features(watch: Watch) -> list[FeatureDrift]:
     cells = watch.cells
     if cells is None:
         return []
-    windows = {"since_loaded": watch.ever, "recent": watch.recent}
+    windows = _windows(watch)
     told = {name: cells.measures(of.cells, of.weight) if of.tells else None for name, of in windows.items()}
     judged = watch.measures
     return [
@@ -161,6 +176,10 @@ def features(watch: Watch) -> list[FeatureDrift]:
         )
         for place, feature in enumerate(watch.features)
     ]
+
+
+def _windows(watch: Watch) -> dict[str, Window]:
+    return {"since_loaded": watch.ever, "recent": watch.recent}
 
 
 def rounded(value: float) -> float:

@@ -28,6 +28,7 @@ NOT_A_TEXT = "not a text"
 NOT_A_BOOLEAN = "not true or false"
 NOT_A_DATETIME = "not a datetime such as 2026-11-23T14:05:00"
 OUTSIDE = "a time outside the calendar's years"
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 WHOLE_MOST = 2.0**63  # beyond, readers of JSON have no whole numbers
 
 Encoded = tuple[NDArray[np.float32], list[tuple[int, str]]]
@@ -156,12 +157,17 @@ class Limits:
         missing = np.isnan(x) & self._always
         odd: list[list[tuple[str, str]]] = [[] for _ in range(len(x))]
         for row, column in zip(*((x < self._low) | (x > self._high) | missing).nonzero(), strict=True):
-            if missing[row, column]:
-                code = "missing"
-            else:
-                code = "unknown_category" if self._kinds[column] == "categorical" else "out_of_range"
-            odd[row].append((self._names[column], code))
+            odd[row].append((self._names[column], "missing" if missing[row, column] else self._code(column)))
         return odd
+
+    def count(self, x: NDArray[np.float32]) -> dict[tuple[str, str], int]:
+        """How many rows of x (N, C) have each (feature, code); those that none has are left out."""
+        beyond, missing = ((x < self._low) | (x > self._high)).sum(0).tolist(), (np.isnan(x) & self._always).sum(0).tolist()
+        found = {(name, self._code(column)): n for column, (name, n) in enumerate(zip(self._names, beyond, strict=True)) if n}
+        return found | {(name, "missing"): n for name, n in zip(self._names, missing, strict=True) if n}
+
+    def _code(self, column: int) -> str:
+        return "unknown_category" if self._kinds[column] == "categorical" else "out_of_range"
 
 
 def _highest(feature: Feature) -> float | None:

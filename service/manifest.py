@@ -38,6 +38,7 @@ VERSION = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{6})")
 Kind = Literal["numeric", "categorical", "boolean", "datetime"]
 ScoreKind = Literal["surprise", "elbo", "reconstruction"]
 KL = "_kl"  # the name of the latent term among the contributions of an elbo score
+Scalar = bool | int | float | str
 DATETIME_PARTS = ("hour", "weekday", "month")
 
 
@@ -148,6 +149,15 @@ class Dropped(_Model):
 
     column: str
     reason: str
+    value: Scalar | None = None  # the one that a constant column had; not in bundles made before it was kept, nor of datetimes
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As of a feature."""
+        members: dict[str, Any] = dump(self)
+        if self.value is None:
+            members.pop("value", None)
+        return members
 
 
 class Golden(_Model):

@@ -34,6 +34,7 @@ class Ranks:
         """Of calibration scores (n,); what has p <= alpha is left out."""
         n = len(calibration)
         flagged = int(np.count_nonzero((1 + np.arange(n)) / (n + 1) <= alpha))
+        self.flagged = flagged  # intervals of p <= alpha
         ranks = np.array([flagged, *sorted({r for bound in BOUNDS if (r := int(bound * (n + 1) + 1e-9)) > flagged})])
         self.bounds: list[float] = (ranks[1:] / (n + 1)).tolist()  # the largest p-value of each bin
         self.expected: Counts = np.diff(ranks).astype(np.float64)  # (B,) intervals, a_b

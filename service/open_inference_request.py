@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from service.arrow import Floats
 from service.batch import Batch
 from service.detector import Scores
-from service.encoding import OVERFLOW, encode_checked, encode_numbers
+from service.encoding import FLOAT32_MAX, OVERFLOW, encode_checked, encode_numbers
 from service.errors import MAX_ERRORS, FieldError, Problem, printable
 from service.manifest import Feature, Manifest, column_slices
-from service.records import FLOAT32_MAX
 from service.tensors import DATATYPES, Output, from_bytes, from_json
 from service.validation import parse, read_rate, records_problem, shown
 
@@ -173,7 +172,7 @@ def _misfit(manifest: Manifest, tensor: dict[str, Any], feature: Feature | None,
         return "the model has no such feature"
     if prod(shape) != shape[0]:
         return "must be of shape [N] or [N, 1]"
-    if feature is None:  # a column that training left out: not looked at
+    if feature is None:  # a column that training left out: not scored
         return None
     text = feature.kind == "datetime" or (feature.kind == "categorical" and not feature.integer)
     if text != (datatype == "BYTES") or (datatype == "BOOL" and feature.kind != "boolean"):

@@ -133,7 +133,7 @@ def request_models(manifest: Manifest | None, *, values: bool = True) -> list[ty
             fields[f"f{i}"] = (kind, Field(None, alias=feature.name, **_words(feature, values=values)))
             lists[f"f{i}"] = (list[kind], Field(None, alias=feature.name))
         for i, dropped in enumerate(manifest.dropped):
-            fields[f"d{i}"] = (Any, Field(None, alias=dropped.column, description=f"not looked at: {dropped.reason}"))
+            fields[f"d{i}"] = (Any, Field(None, alias=dropped.column, description=f"not scored: {dropped.reason}"))
             lists[f"d{i}"] = (list[Any], Field(None, alias=dropped.column))
         record = create_model("Record", __config__=strict, **fields)
         columns = create_model("Columns", __config__=strict, **lists)

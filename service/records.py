@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.arrow import MISSING
-from service.batch import Batch
-from service.encoding import encode_checked
+from service.batch import Batch, Change
+from service.constants import changes, constants
+from service.encoding import FLOAT32_MAX, encode_checked
 from service.manifest import Feature, Manifest
 from service.structs import ABSENT, Unread, decoders, json_type
 from service.validation import Validator
@@ -25,7 +26,6 @@ from service.validation import Validator
 LONG = 1 << 20  # bytes of a body whose records are read a block at a time
 BLOCK = 512
 EXACT = 1 << 53
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Reader:
@@ -35,9 +35,10 @@ class Reader:
         self._features = manifest.features
         self._max_records = max_records
         self._slow = Validator(manifest, max_records)
+        self._constants = constants(manifest.dropped, len(manifest.features))
         self._simple = all(feature.kind in ("numeric", "boolean") for feature in manifest.features)
         self._codes = [Codes(feature) if feature.kind == "categorical" else None for feature in manifest.features]
-        # Columns that training left out: accepted, so that whole records can be posted, and not looked at.
+        # Columns that training left out: accepted, so that whole records can be posted, and not scored.
         self._dropped = tuple(dropped.column for dropped in manifest.dropped)
         names = [feature.name for feature in manifest.features] + [*self._dropped]
         self._keys = len(names)
@@ -68,7 +69,8 @@ class Reader:
             keys = self._count_keys(rows, normal)
             text = b"".join(lines)
             if not np.isinf(x).any() and (colons(text) == keys or self._distinct(text, rows, False, keys)):
-                return Batch(x, own, False, normal, first=first)
+                changed = changes(self._constants, rows) if self._constants else ()
+                return Batch(x, own, False, normal and not changed, changed=changed, first=first)
         except (ValueError, OverflowError, RecursionError):
             pass
         return self._with_normal(self._slow.lines(lines, first))
@@ -84,6 +86,7 @@ class Reader:
         optional = [value for value in (request.alpha, request.fdr, request.explain) if value is not msgspec.UNSET]
         keys = len(optional) + 1
         own = self._own(rows, columnar)
+        changed: list[Change] = []
         if columnar:
             x = self._matrix(own, True, n)
             normal = self._is_normal(x)
@@ -91,6 +94,7 @@ class Reader:
         elif n == 1:
             x, normal = self._single(own[0])
             keys += self._count_keys(rows, normal)
+            changed = changes(self._constants, rows) if self._constants else []
         else:
             x, normal = np.empty((n, self._width), np.float32), True
             for start in range(0, n, BLOCK):
@@ -98,11 +102,14 @@ class Reader:
                 part = x[start : start + BLOCK] = self._matrix(self._own(block, False), False, len(block))
                 usual = self._is_normal(part)
                 normal, keys = normal and usual, keys + self._count_keys(block, usual)
+                changed += changes(self._constants, block, start)
         if not normal and np.isinf(x).any():
             return None
         if colons(body) != keys and not self._distinct(body, rows, columnar, keys):
             return None
         batch = Batch(x, own, columnar, normal)
+        if changed:
+            batch.normal, batch.changed = False, changed
         if optional:
             batch.alpha, batch.fdr = (None if rate is msgspec.UNSET else rate for rate in (request.alpha, request.fdr))
             if any(rate is not None and not 0 < rate < 1 for rate in (batch.alpha, batch.fdr)):
@@ -211,7 +218,7 @@ class Reader:
         return colons(body) == keys + sum(text.count(":") for text in texts if type(text) is str)
 
     def _with_normal(self, batch: Batch) -> Batch:
-        batch.normal = self._is_normal(batch.x)
+        batch.normal = not batch.changed and self._is_normal(batch.x)
         return batch
 
 

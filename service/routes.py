@@ -17,7 +17,7 @@ from service.errors import Problem, not_ready
 from service.live import Live
 from service.manifest import NAME, BundleError
 from service.parts import Parts
-from service.schemas import FeatureInfo, Health, ModelDetail, ModelList, ModelSummary, Probe, Reloaded, problems
+from service.schemas import DroppedInfo, FeatureInfo, Health, ModelDetail, ModelList, ModelSummary, Probe, Reloaded, problems
 
 health = APIRouter(tags=["health"])
 metrics_router = APIRouter(tags=["metrics"])
@@ -93,7 +93,8 @@ def drift_warnings(lives: Iterable[Live]) -> list[str]:
     told = []
     for live in lives:
         features = {warned.feature for warned in live.watch.warnings if warned.feature is not None}
-        what = [f"{len(features)} of {len(live.watch.features)} features drifted"] if features else []
+        what = [warned.reason for warned in live.watch.warnings if warned.reason is not None]
+        what += [f"{len(features)} of {len(live.watch.features)} features drifted"] if features else []
         what += ["p-values are not uniform any more"] if any(w.kind == "p_values" for w in live.watch.warnings) else []
         if what:
             told.append(f"{live.name} {live.version}: {', '.join(what)}: see GET /models/{live.name}/drift")
@@ -208,7 +209,7 @@ async def _detail(live: Live, service: Parts) -> ModelDetail:
             )
             for feature in manifest.features
         ],
-        dropped=list(manifest.dropped),
+        dropped=[DroppedInfo(**dropped.model_dump()) for dropped in manifest.dropped],
         warnings=list(manifest.warnings),
         metrics=manifest.metrics,
         training=manifest.training,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from service.errors import CODES
-from service.manifest import Dropped, Kind, ScoreKind
+from service.manifest import Kind, Scalar, ScoreKind
 
 REFERENCE = "#/components/schemas/{model}"
 PROBLEM_TYPE = "application/problem+json"
@@ -173,6 +173,14 @@ class FeatureInfo(BaseModel):
     day_first: bool | None = Field(None, description="of datetimes: what a date such as 03/04/2026 has first; null: not known")
 
 
+class DroppedInfo(BaseModel):
+    """A column of the training table that no feature was made of, and why."""
+
+    column: str
+    reason: str
+    value: Scalar | None = Field(None, description="of a constant column: a record with another is warned of; null: not known")
+
+
 class ModelDetail(ModelSummary):
     """All that is to know of a served model."""
 
@@ -182,7 +190,7 @@ class ModelDetail(ModelSummary):
     smallest_alpha: float
     calibration_records: int
     features: list[FeatureInfo]
-    dropped: list[Dropped]
+    dropped: list[DroppedInfo]
     warnings: list[str]
     metrics: dict[str, float | None]
     training: dict[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from arro3 import compute
 from arro3.core import Array, DataType, Field, RecordBatch
 from numpy.typing import NDArray
 
+from service.constants import constants
 from service.encoding import encode_arrow, encode_text
-from service.manifest import Feature, column_slices
+from service.manifest import Dropped, Feature, column_slices
 from service.sources import Source, TableError, open_sources
 
 __all__ = ["Batch", "Table", "TableError", "encode_batch", "open_table"]
@@ -26,12 +27,15 @@ class Batch:
     kept: tuple[Array, ...]
     first_row: int
     source: Source
+    changed: Mapping[str, int]  # how many have another value in a column that was constant in training
 
 
 class Table:
     """The files of a table, opened and checked; iterating reads them once more each time. See open_table."""
 
-    def __init__(self, sources: list[Source], features: Sequence[Feature], keep: Sequence[str]) -> None:
+    def __init__(
+        self, sources: list[Source], features: Sequence[Feature], keep: Sequence[str], dropped: Sequence[Dropped]
+    ) -> None:
         """Checks that the columns are there. Raises TableError."""
         self.sources, self.features, self.keep = sources, tuple(features), tuple(keep)
         names = sources[0].names
@@ -46,7 +50,10 @@ class Table:
         # Files of one table may write a column in types that differ a little: the first file's is that of all.
         self.kept_fields = tuple(sources[0].schema.field(name).with_nullable(True) for name in keep)
         needed = {feature.name for feature in features} | set(keep)
-        self.left_aside = tuple(name for name in names if name not in needed)  # columns that the model does not know
+        out = {one.column for one in dropped}
+        self.left_out = tuple(name for name in names if name in out - needed)  # columns that training left out
+        self.left_aside = tuple(name for name in names if name not in needed | out)  # columns that the model does not know
+        self._constants = [constant for constant in constants(dropped) if constant.column in names]
         self.bytes = sum(source.bytes for source in sources)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -56,7 +63,8 @@ class Table:
             for batch in source.batches():
                 x = encode_batch(source, batch, self.features, row)
                 kept = tuple(_as_field(field, batch.column(field.name), source) for field in self.kept_fields)
-                yield Batch(x, kept, row, source)
+                changed = {constant.column: constant.count_changes(batch.column(constant.column)) for constant in self._constants}
+                yield Batch(x, kept, row, source, changed)
                 row += batch.num_rows
 
     @property
@@ -65,13 +73,13 @@ class Table:
         return sum(source.position for source in self.sources)
 
 
-def open_table(data: str | Path, features: Sequence[Feature], keep: Sequence[str] = ()) -> Table:
+def open_table(data: str | Path, features: Sequence[Feature], keep: Sequence[str] = (), dropped: Sequence[Dropped] = ()) -> Table:
     """The table DATA (a CSV or Parquet file, a folder or a glob of them) as batches of x for these features.
 
-    A feature without a column is an error: that is a mistake, not a missing value. Columns that are no feature are left aside.
-    Raises TableError.
+    A feature without a column is an error: that is a mistake, not a missing value. Columns that are no feature are left aside;
+    of those dropped in training, the constant ones are compared with their value. Raises TableError.
     """
-    return Table(open_sources(data), features, keep)
+    return Table(open_sources(data), features, keep, dropped)
 
 
 def _as_field(field: Field, array: Array, source: Source) -> Array:

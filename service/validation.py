@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.arrow import parse_number
-from service.batch import Batch, Explain
+from service.batch import Batch, Change, Explain
+from service.constants import changes, constants
 from service.encoding import encode
 from service.errors import MAX_ERRORS, FieldError, Problem
 from service.manifest import Manifest
@@ -38,6 +39,8 @@ class Validator:
         self._features = manifest.features
         # A column that training left out is no error: who posts whole records cannot know which those are.
         self._names = {feature.name for feature in manifest.features} | {dropped.column for dropped in manifest.dropped}
+        self._dropped = [dropped.column for dropped in manifest.dropped]
+        self._constants = constants(manifest.dropped)
         self._max_records = max_records
 
     def read(self, body: bytes) -> Batch:
@@ -59,7 +62,8 @@ class Validator:
         columns = self._columns(request["columns"]) if columnar else self._records(request["records"])
         x = self._encode(columns, IN_COLUMNS if columnar else IN_RECORDS, [])
         rows = columns if columnar else list(zip(*columns, strict=True))
-        return Batch(x, rows, columnar, False, alpha, fdr, cast(Explain, explain))
+        changed = () if columnar else self._changed(request["records"])
+        return Batch(x, rows, columnar, False, alpha, fdr, cast(Explain, explain), changed)
 
     def lines(self, lines: Sequence[bytes], first: int) -> Batch:
         """The records of NDJSON lines, of which `first` is the place in the stream; raises the Problem with all their errors."""
@@ -72,11 +76,17 @@ class Validator:
                 raise Problem(problem.code, f"Line {place + 1}: {problem.detail}", where) from None
         columns = self._records(records, first)
         x = self._encode(columns, IN_RECORDS, [], first)
-        return Batch(x, list(zip(*columns, strict=True)), False, False, first=first)
+        return Batch(x, list(zip(*columns, strict=True)), False, False, changed=self._changed(records), first=first)
 
     def too_many(self, n: int) -> Problem:
         """The 413 of a request with n records."""
         return Problem("too_many_records", f"{n} records, and a request may have {self._max_records}: send several requests.")
+
+    def _changed(self, records: list[dict[str, Any]]) -> list[Change]:
+        """Other values of the columns that had one only in training."""
+        if not self._constants:
+            return []
+        return changes(self._constants, [[record.get(column) for column in self._dropped] for record in records])
 
     def _records(self, records: Any, first: int = 0) -> list[list[Any]]:
         """The records' values, a list for each feature; the first record's place in the request is `first`."""

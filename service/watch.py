@@ -1,4 +1,5 @@
-"""What a version is watched for while it serves: drift of its features, and scores unlike those of its calibration.
+"""What a version is watched for while it serves: far more flags than alpha, drift of its features, and scores unlike those of its
+calibration.
 
 Requests only leave what they scored in a small buffer. A timer digests it once a second, in constant memory, 1,024 records at
 most: of more traffic than that, a sample is looked at. Nothing here is ever a failure: /health tells of it as a warning.
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from service import log
 from service.drift import KINDS, Cells, Kind, Measures
+from service.flagged import FlaggedShare
 from service.manifest import Manifest
 from service.martingale import Martingale, Ranks
 
@@ -27,8 +29,8 @@ ROWS, VALUES = 1_024, 1 << 16  # looked at in a digest, at most; of a wide table
 DIGEST_SECONDS, JUDGE_SECONDS = 1.0, 5.0
 RECENT_SECONDS = 3600.0  # a record of then counts 1 / e of one of now
 LEAST = 200  # records, before anything is said of features
-WarningKind = Kind | Literal["p_values"]
-WARNINGS: tuple[WarningKind, ...] = (*KINDS, "p_values")
+WarningKind = Kind | Literal["p_values", "flagged"]
+WARNINGS: tuple[WarningKind, ...] = (*KINDS, "p_values", "flagged")
 FALSE_WARNINGS = 0.01  # probability that p-values ever warn where nothing has changed
 TOLERANCE = 0.05  # from uniform, as Kolmogorov and Smirnov have it: a smaller distance is evident at times, but no warning
 PERSISTENCE = 10  # times the records that it took to warn have to pass without evidence before a warning ends by itself
@@ -36,10 +38,11 @@ WIDE_TOLERANCE = 0.1  # where the calibration records trained, too, so that p-va
 
 
 class Warned(NamedTuple):
-    """Something that has changed: a feature, or with no feature, the p-values."""
+    """Something that has changed: a feature, or with no feature, the p-values or the share that is flagged."""
 
     kind: WarningKind
     feature: str | None
+    reason: str | None = None  # in words, where no measures tell
 
 
 class Window:
@@ -70,6 +73,11 @@ class Window:
         """How many equal records a counted one stands for, as to chance."""
         return self.total / self.squares if self.squares else 1.0
 
+    @property
+    def flagged(self) -> float:
+        """The share of records with p <= the bundle's alpha: they are in no bin."""
+        return max(0.0, 1 - float(self.bins.sum()) / self.total) if self.total else 0.0
+
     def distance(self, expected: NDArray[np.float64]) -> float:
         """The largest gap between the shares of p-values up to a bin's end and those expected; 0 where there are none."""
         shares = np.cumsum(self.bins) / max(self.bins.sum(), 1e-9)
@@ -85,6 +93,7 @@ class Watch:
         self.features, self._clock = manifest.features, clock
         self.cells = Cells(manifest.features) if all(feature.reference for feature in manifest.features) else None
         self.ranks = Ranks(np.asarray(manifest.calibration.scores, np.float32), manifest.alpha)
+        self.flagged = FlaggedShare(manifest.alpha, self.ranks.flagged, len(manifest.calibration.scores))
         self._martingale = Martingale(self.ranks.expected)
         self.held_out = manifest.calibration.held_out
         self.tolerance = TOLERANCE if self.held_out else WIDE_TOLERANCE
@@ -162,6 +171,9 @@ class Watch:
         stands = now < self._stands_until or self._martingale.records < self._needed
         if stands and window.distance(self.ranks.expected) >= self.tolerance:
             self.warnings.append(Warned("p_values", None))
+        if window.tells and self.flagged.warned(window.flagged, window.total * window.weight):
+            reason = f"{100 * window.flagged:.3g} % of the records are flagged, and alpha is {self.flagged.alpha:g}"
+            self.warnings.insert(0, Warned("flagged", None, reason))
 
 
 class Watched(Protocol):

@@ -204,7 +204,7 @@ def _understand(
     """The features that the columns make, and the columns that make none, both in the table's order."""
     columns: dict[str, Column] = {}
     features: dict[str, Feature] = {}
-    reasons: dict[str, str] = {}
+    unusable: dict[str, Dropped] = {}
     modes: dict[str, Mode | None] = dict.fromkeys(names)
     while modes:
         tried = {name: column.mode for name, column in columns.items()}
@@ -223,9 +223,9 @@ def _understand(
             except RereadError as error:
                 again[name] = error.mode
             except UnusableError as error:
-                reasons[name] = str(error)
+                unusable[name] = Dropped(column=name, reason=str(error), value=error.value)
         modes = again
-    dropped = [Dropped(column=name, reason=reasons[name]) for name in names if name in reasons]
+    dropped = [unusable[name] for name in names if name in unusable]
     return columns, [features[name] for name in names if name in features], dropped
 
 

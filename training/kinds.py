@@ -16,7 +16,7 @@ from arro3.core import Array, DataType, dictionary_dictionary, dictionary_indice
 from numpy.typing import NDArray
 
 from service import arrow, datetimes
-from service.manifest import Feature, Kind
+from service.manifest import Feature, Kind, Scalar
 from service.sources import Source, TableError
 from training import strays
 
@@ -57,7 +57,11 @@ class RereadError(Exception):
 
 
 class UnusableError(Exception):
-    """No feature can be made of the column; the text is the reason."""
+    """No feature can be made of the column; the text is the reason. Of a constant one, `value` is what it has, as JSON has it."""
+
+    def __init__(self, reason: str, value: Scalar | None = None) -> None:
+        super().__init__(reason)
+        self.value = value
 
 
 class Column:
@@ -137,11 +141,12 @@ class Column:
         if self._is_of_codes():
             raise RereadError("texts")
         if self.low == self.high and not missing_rate:
-            raise UnusableError("constant")
+            raise UnusableError("constant", self._number())
         if self.mode == "datetimes" and not self.varies and not missing_rate:
             raise UnusableError("of the same hour, weekday and month throughout, of which alone a model takes notice")
         if self.mode == "numbers" and np.float32(self.low) == np.float32(self.high) and not missing_rate:
-            raise UnusableError("constant in float32, in which models compute: subtract a number close to its values")
+            reason = "constant in float32, in which models compute: subtract a number close to its values"
+            raise UnusableError(reason, self._number())
         if self.mode == "datetimes":
             return Feature(name=self.name, kind="datetime", missing_rate=missing_rate, day_first=self._day_first())
         low, high = float(np.float32(self.low)), float(np.float32(self.high))
@@ -273,7 +278,7 @@ class Column:
         if not self.asked and self.dated and self.tried not in ("numbers", "datetimes"):
             raise RereadError("datetimes")
         if len(self.texts) == 1 and not missing_rate:
-            raise UnusableError("constant")
+            raise UnusableError("constant", self._word())
         words = {text.strip().lower() for text in self.texts}
         boolean = words <= arrow.BOOLEANS.keys() and (self.asked == "boolean" or any(words <= pair for pair in YES_AND_NO))
         if self.asked == "boolean" and not boolean:
@@ -287,6 +292,21 @@ class Column:
         if not self.asked and (many or len(self.texts) == present >= FEW_ROWS):
             raise UnusableError(f"{len(self.texts)} distinct texts in {present} rows: an identifier, or free text")
         return self._categorical(missing_rate)
+
+    def _number(self) -> Scalar | None:
+        """The one number that it has; none of a datetime, since the clock moves on."""
+        if self.mode == "datetimes":
+            return None
+        return int(self.low) if self.integer and abs(self.low) <= WHOLE_MAX else self.low
+
+    def _word(self) -> Scalar:
+        """The one value of texts: a boolean or a whole number where records have such a one."""
+        (text,) = self.texts
+        word = text.strip().lower()
+        if word in arrow.BOOLEANS and (word in ("true", "false") or self.asked == "boolean"):
+            return bool(arrow.BOOLEANS[word])
+        number = None if "texts" in self.families else _whole(text)
+        return text if number is None else number
 
     def _categorical(self, missing_rate: float) -> Feature:
         """Categories by falling count, then as texts. Integers where every one is written as one."""

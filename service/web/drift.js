@@ -9,7 +9,8 @@ function showDrift({ status, reason, records, judged_by, warnings, p_values, fea
   const since = judged_by === "recent" ? "in the last hour" : "since this version was loaded";
   const told = { ok: `Records ${since} look like those of the training.`, warning: `What has changed ${since}:`, unknown: reason };
   say($("drift-status"), `${counted(records, "record")} looked at. ${told[status]}`);
-  $("drift-warnings").replaceChildren(...warnings.map(({ kind, feature }) => {
+  $("drift-warnings").replaceChildren(...warnings.map(({ kind, feature, reason: why }) => {
+    if (kind === "flagged") return el("li", {}, why);
     if (kind === "p_values") {
       const distance = number(p_values.distance[judged_by]);
       return el("li", {}, "p-values of what is not flagged are not uniform any more; distance ", el("strong", {}, distance));

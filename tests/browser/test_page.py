@@ -117,6 +117,7 @@ def test_what_has_drifted_is_told_in_words_and_beside_the_training(browser: Brow
             "country: there are categories that training did not see", timeout=20_000
         )
         expect(page.locator("#drift-warnings")).to_contain_text("amount: values are spread otherwise than in training")
+        expect(page.locator("#drift-warnings li").first).to_have_text("100 % of the records are flagged, and alpha is 0.01")
         page.get_by_text("Every feature, beside the training").click()
         expect(page.locator("#drift-table tbody tr")).to_have_count(len(FEATURES))
         assert page.evaluate("document.documentElement.scrollWidth") <= width

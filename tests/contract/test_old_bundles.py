@@ -25,9 +25,12 @@ def test_a_manifest_of_before_references_is_read_as_one_that_has_none():
     for feature in told["features"]:
         del feature["reference"]
     assert all("day_first" not in feature for feature in told["features"])
+    told["dropped"] = [{"column": "alarm", "reason": "constant"}]
     manifest = parse_manifest(json.dumps(told).encode())
     assert all(feature.day_first is None for feature in manifest.features)
     assert manifest.calibration.held_out is None
+    assert manifest.dropped[0].value is None
+    assert json.loads(manifest.dump())["dropped"] == told["dropped"]  # as older readers need it
     assert all(feature.reference is None for feature in manifest.features)
 
 

@@ -13,7 +13,8 @@ from service.bulk import score_batch, score_file
 from service.bundle import read_bundle
 from service.detector import Detector
 from service.manifest import BundleError
-from service.tables import TableError, open_table
+from service.tables import Batch, TableError, open_table
+from service.tally import Tally
 from tests.service import tiny_bundle
 
 HEADER = "id,amount,count,country,level,online,at,more\n"
@@ -92,7 +93,8 @@ def test_tells_progress_and_what_it_left_aside(models, data, tmp_path, monkeypat
     assert lines[0] == "columns left aside, which the model does not know: id, more"
     assert "rows/s" in lines[1]
     assert "s left" in lines[1]
-    assert lines[-1].startswith("scored 20,000 rows in ")
+    (last,) = [place for place, line in enumerate(lines) if line.startswith("scored 20,000 rows in ")]
+    assert lines[last + 1].startswith("flagged ")
     assert "\r" not in told.getvalue()
 
 
@@ -101,8 +103,51 @@ def test_a_terminal_sees_one_line(models, data, tmp_path, monkeypatch):
     told = io.StringIO()
     told.isatty = lambda: True
     score(models, data, tmp_path / "out.csv", progress=told)
-    assert told.getvalue().count("\n") == 2  # what was left aside, and the last line
-    assert told.getvalue().count("\r") > 2
+    progress, found = told.getvalue().split("scored 20,000 rows in ")
+    assert progress.count("\n") == 1  # what was left aside
+    assert progress.count("\r") > 2
+    assert "\r" not in found
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_tells_what_was_found(models, data, tmp_path, expected, ending):
+    """The share that is flagged, and what is odd with the data most often: in rows of all batches."""
+    dropped = {"id": None, "more": "x", "level2": 7}
+    tiny_bundle.publish(models, version="20260101T000000Z-made02", dropped=dropped)
+    table = arrow_csv.read_csv(data)
+    changed = pa.array([8 if i % 4 == 0 else 7 if i % 4 == 1 else None for i in range(ROWS)])
+    table = table.append_column("level2", changed).append_column("other", pa.array(["y"] * ROWS))
+    path = tmp_path / f"more.{ending}"
+    (arrow_csv.write_csv if ending == "csv" else pq.write_table)(table, path)
+    told = io.StringIO()
+    score(models, path, tmp_path / "out.csv", progress=told)
+    lines = told.getvalue().splitlines()
+    assert lines[:2] == [
+        "columns left aside, which the model does not know: other",
+        "columns not scored, as training left them out: id, more, level2",
+    ]
+    flagged, beyond = int(expected.is_anomaly.sum()), sum(amount > 1000 for amount in table["amount"].to_pylist())
+    lacking = sum(i % 3 == 0 for i in range(ROWS))
+    assert lines[3:] == [
+        f"flagged {flagged:,} of 20,000 rows ({100 * flagged / ROWS:.3g} %) at alpha 0.01",
+        f"  country: missing, as never in training, in {lacking:,} rows (33.3 %)",
+        "  level2: another value than the only one that training had, in 5,000 rows (25 %)",
+        f"  amount: out of the range that training saw, in {beyond:,} rows ({100 * beyond / ROWS:.3g} %)",
+    ]
+
+
+def test_a_tally_has_few_lines(detector):
+    """Of six kinds of oddities four are told; and none of no rows."""
+    tally = Tally(detector.manifest, 0.2)
+    assert list(tally.lines()) == []
+    x = np.array([[2000, 30, 3, 2, 1, 1, 1, 1]] * 2 + [[np.nan, np.nan, np.nan, 0, 1, 1, 1, 1]], np.float32)
+    tally.count(Batch(x, (), 1, None, {"a": 3, "b": 0}), np.array([True, False, False]))
+    flagged, first, *odd, rest = tally.lines()
+    assert flagged == "flagged 1 of 3 rows (33.3 %) at alpha 0.2"
+    assert first == "  a: another value than the only one that training had, in 3 rows (100 %)"
+    assert all(line.endswith("in 2 rows (66.7 %)") for line in odd)
+    assert len(odd) == 3
+    assert rest == "  and 3 others, in as many rows or fewer"
 
 
 def test_no_rows_make_no_rows(models, tmp_path):

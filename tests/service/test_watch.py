@@ -127,6 +127,18 @@ def test_flagged_records_are_left_out_of_the_test_of_p_values(manifest: Manifest
     assert ("p_values", None) not in told(watch)
     assert watch.evidence < 100
     assert watch.warned_at is None
+    assert watch.warnings[0] == ("flagged", None, "34.9 % of the records are flagged, and alpha is 0.01")
+    looked_at(watch, clock, 600, 2)
+    assert told(watch) == set()
+
+
+def test_a_flagged_share_is_not_judged_by_a_few_records(manifest: Manifest) -> None:
+    clock = Clock()
+    watch = Watch(manifest, clock=clock)
+    looked_at(watch, clock, 1, 1, lambda x: x.__setitem__((slice(None), 5), 900.0), n=LEAST - 1)
+    assert ("flagged", None) not in told(watch)
+    looked_at(watch, clock, 1, 2, lambda x: x.__setitem__((slice(None), 5), 900.0), n=10)  # a datetime: no feature tells
+    assert ("flagged", None) in told(watch)
 
 
 def test_recent_records_are_judged_and_old_ones_forgotten(manifest: Manifest) -> None:
@@ -288,7 +300,10 @@ def test_what_has_changed_is_told_by_name_everywhere_but_in_health(serve: Serve,
     client.score({"columns": changed})
     document = drift(client)
     assert document["status"] == "warning"
-    found = {(one["kind"], one["feature"]) for one in document["warnings"]} - {("p_values", None)}
+    assert document["flagged"]["share"]["recent"] > document["flagged"]["limit"] == 0.1
+    assert document["warnings"][0]["kind"] == "flagged"
+    assert document["warnings"][0]["reason"] in client.get("/health").json()["warnings"][0]
+    found = {(one["kind"], one["feature"]) for one in document["warnings"] if one["feature"]}
     assert found == {("unknown_categories", "country"), ("missing", "count"), ("values", "amount")}
     amount = document["features"][0]["measures"][0]
     assert amount["warned"]
@@ -328,12 +343,13 @@ def test_p_values_that_warn_before_features_can_are_told_with_their_distance(ser
 
 def test_a_bundle_of_before_says_that_drift_cannot_be_told_and_why(serve: Serve, models_dir: Path) -> None:
     client = serve(models_dir=models_dir)
-    client.score({"columns": {**columns(900, 1), "amount": [900.0] * 900}})
+    client.score({"columns": {**columns(900, 1), "amount": [15.0] * 900}})
     document = drift(client)
     assert (document["status"], document["features"], document["warnings"]) == ("unknown", [], [])
     assert "fit it again" in document["reason"]
     assert document["p_values"]["exact"] is False
     assert document["records"] == 900
+    assert document["flagged"]["alpha"] == 0.01
     assert client.get("/health").json()["warnings"] == []
     assert "anomaly_drift_psi{" not in client.get("/metrics").text
 

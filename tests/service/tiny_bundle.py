@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from service import calibration
-from service.manifest import FILES, SCHEMA_VERSION, Calibration, Dropped, Feature, File, Golden, Manifest
+from service.manifest import FILES, SCHEMA_VERSION, Calibration, Dropped, Feature, File, Golden, Manifest, Scalar
 from service.session import Session
 
 FEATURES = (
@@ -89,7 +89,7 @@ def publish(
     scale: float = 1.0,
     current: bool = True,
     alpha: float = 0.01,
-    dropped: tuple[str, ...] = (),
+    dropped: tuple[str, ...] | dict[str, Scalar | None] = (),
     held_out: bool | None = None,
 ) -> Path:
     """Writes models_dir/name/version, and CURRENT; the folder of the version."""
@@ -99,11 +99,12 @@ def publish(
     x = sample(features, 3, seed=1)
     x[2] = np.nan
     told = session.run(x, explain=True)
+    left_out = dropped if isinstance(dropped, dict) else dict.fromkeys(dropped)  # with the values of constants
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
         features=features,
-        dropped=tuple(Dropped(column=column, reason="constant") for column in dropped),
+        dropped=tuple(Dropped(column=column, reason="constant", value=value) for column, value in left_out.items()),
         score_kind="reconstruction",
         alpha=alpha,
         threshold=calibration.threshold(scores, alpha),

@@ -340,6 +340,35 @@ class TestDropped:
             "unwanted": "left out by --drop",
         }
 
+    def test_of_a_constant_its_value_is_kept_as_records_have_it(self, table, tmp_path):
+        rows = 300
+        columns = {
+            "text": " x",
+            "code": "007",
+            "truth": "TRUE",
+            "whole": "230.0",
+            "number": 0.1,
+            "asked": "5",
+            "yes": "Yes",
+            "flag": "yes",
+            "when": "2026-03-02 14:05",
+        }
+        expected = {**columns, "truth": True, "whole": 230, "asked": 5, "flag": True, "when": None}
+        csv = table({"n": np.arange(rows) % 7, **{name: [value] * rows for name, value in columns.items()}})
+        dataset = read_dataset(csv, kinds={"asked": "categorical", "flag": "boolean"})
+        kept = {dropped.column: dropped.value for dropped in dataset.dropped}
+        assert [(name, type(value), value) for name, value in kept.items()] == [
+            (name, type(value), value) for name, value in expected.items()
+        ]
+        typed = {"n": np.arange(rows) % 7, "text": ["5"] * rows, "truth": [False] * rows, "big": [2.0**60] * rows}
+        pq.write_table(pa.table(typed), tmp_path / "t.parquet")
+        kept = {dropped.column: dropped.value for dropped in read_dataset(tmp_path / "t.parquet").dropped}
+        assert [(name, type(value), value) for name, value in kept.items()] == [
+            ("text", str, "5"),
+            ("truth", bool, False),
+            ("big", float, 2.0**60),
+        ]
+
     @pytest.mark.parametrize(("rows", "kind"), [(19, "categorical"), (20, None), (58, None)])
     def test_in_a_small_table_texts_that_all_differ_are_an_identifier(self, table, rows, kind):
         dataset = read_dataset(table({"n": np.arange(rows) % 7, "id": [f"u{i}" for i in range(rows)]}))
