@@ -42,6 +42,7 @@ class Parts:
         self.permits, self.room = Permits(settings.queue_rows), Room(max(settings.held_bytes, settings.max_body_bytes))
         self.metrics.queue_rows = lambda: self.permits.taken
         self.metrics.held_bytes = lambda: self.room.taken
+        self.inline_bytes = min(settings.inline_bytes, settings.max_body_bytes)  # a body up to this size is never over the limit
         self.batcher = Batcher()
         self.heads = Heads()
         self.keys.changed = self.heads.forget

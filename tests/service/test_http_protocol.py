@@ -193,6 +193,19 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server) -> N
         check_refusal(read_answer(connection), 413, "body_too_large")
 
 
+def test_a_limit_below_the_size_that_is_scored_at_once_holds(bundle_dir: Path) -> None:
+    """Whichever way the body comes, and where its head came before."""
+    small, large = json.dumps({"records": [{}]}).encode(), json.dumps({"records": [GOOD] * 100}).encode()
+    with serving(bundle_dir, max_body_bytes="1024", log_requests="false") as server:
+        for path in (b"/score", b"/models/tiny/score"):
+            for framed in (lambda body: POST + b"Content-Length: %d\r\n\r\n" % len(body) + body, chunked):
+                for body, status in ((small, 200), (large, 413), (large, 413)):
+                    answer = server.ask(framed(body).replace(b"/score", path))
+                    assert answer[0] == status
+                    if status == 413:
+                        check_refusal(answer, 413, "body_too_large")
+
+
 def test_chunked_bodies_are_answered(server: Server) -> None:
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\n\r\n"
     assert server.ask(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)[0] == 200
