@@ -1,7 +1,10 @@
 """Models come, change and go wrong, and the service goes on."""
 
 import asyncio
+import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +172,56 @@ def test_a_current_that_leads_elsewhere_is_refused(admin: Any, models_dir: Path)
         (models_dir / "tiny" / "CURRENT").write_text(text)
         check_problem(reload(admin), 409, "bundle_refused")
     assert admin.score(BODY)["version"] == OLD
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (os.mkfifo, "is a pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a device"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.write_text(OLD + "\n" * 300), "longer than 256 bytes"),
+        (lambda path: path.write_bytes(b"\xff"), "the version in"),
+    ],
+)
+def test_a_current_that_is_no_small_file_of_text_is_refused_and_holds_up_nobody(
+    serve: Serve, models_dir: Path, make: Callable[[Path], None], found: str
+) -> None:
+    (models_dir / "odd").mkdir()
+    make(models_dir / "odd" / CURRENT)
+    admin = serve(models_dir=models_dir, admin_keys=("root",))
+    assert found in check_problem(reload(admin, "odd"), 409, "bundle_refused")["detail"]
+    publish(models_dir, version=NEW)
+    assert reload(admin).json()["version"] == NEW
+    assert admin.get("/health").json()["refused"] == ["odd"]
+
+
+def test_a_current_that_is_a_link_to_one_is_followed(models_dir: Path) -> None:
+    (models_dir / "tiny" / CURRENT).rename(models_dir / "elsewhere")
+    (models_dir / "tiny" / CURRENT).symlink_to("../elsewhere")
+    assert current_version(models_dir, "tiny") == OLD
+
+
+def test_a_current_that_may_not_be_read_is_told_from_none(models_dir: Path) -> None:
+    current = models_dir / "tiny" / CURRENT
+    current.chmod(0)
+    with as_nobody(), pytest.raises(BundleError, match="Permission denied"):
+        current_version(models_dir, "tiny")
+    current.unlink()
+    with pytest.raises(BundleError, match="no model 'tiny' is published"):
+        current_version(models_dir, "tiny")
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, if these are its tests."""
+    before = os.geteuid()
+    if not before:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
 
 
 def test_several_models_need_a_default(serve: Serve, tmp_path: Path) -> None:
