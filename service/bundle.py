@@ -59,8 +59,11 @@ def list_versions(models_dir: Path, name: str) -> list[str]:
 
 
 def list_models(models_dir: Path) -> list[str]:
-    """The names of the models with a CURRENT in this folder."""
-    return sorted(path.parent.name for path in models_dir.glob(f"*/{CURRENT}") if NAME.fullmatch(path.parent.name))
+    """The names of the models with a CURRENT in this folder. Raises OSError where it cannot be read."""
+    with os.scandir(models_dir) as entries:
+        named = [one for one in entries if NAME.fullmatch(one.name)]
+    # pathlib's would raise where another's folder may not be searched
+    return sorted(one.name for one in named if os.path.exists(f"{one.path}/{CURRENT}"))  # noqa: PTH110
 
 
 def read_bundle(folder: Path, only: Sequence[str] = FILES, trusted: Sequence[Path] = ()) -> Bundle:
