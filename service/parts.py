@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,7 @@ class Parts:
         self.metrics.log_lines_dropped = lambda: self.requests.dropped
         self.started_at = time.monotonic()
         self.draining = False
+        self.refuse_unfinished: Callable[[], None] = lambda: None  # called when the time that requests have at the end is over
         self._ids = map(f"{os.urandom(6).hex()}-%x".__mod__, itertools.count(1))
 
     def request_id(self, headers: Mapping[bytes, bytes]) -> str:

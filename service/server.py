@@ -44,6 +44,7 @@ class Server(uvicorn.Server):
         self._shared = bool(sockets)
         self._due = 1 if sockets else ACCEPTED_A_TURN
         await super().startup([] if sockets else None)
+        cast(Service, self.config.loaded_app).refuse_unfinished = self._refuse_unfinished
         self._loop = asyncio.get_running_loop()
         self._opening = set[asyncio.Task[Any]]()
         self._listening = [listener.dup() for server in self.servers for listener in server.sockets]
@@ -82,6 +83,10 @@ class Server(uvicorn.Server):
 
     def _protocol(self) -> LimitedProtocol:
         return LimitedProtocol(self.config, self.server_state, self.lifespan.state)
+
+    def _refuse_unfinished(self) -> None:
+        for connection in list(self.server_state.connections):
+            cast(LimitedProtocol, connection).refuse_unfinished()
 
     async def on_tick(self, counter: int) -> bool:
         """Notes that the event loop turns: it is asked for this ten times a second. A worker ends when its supervisor is gone."""
