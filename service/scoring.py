@@ -87,8 +87,8 @@ class Scoring:
         live, trace, message = scope["live"], scope["trace"], await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        body = message["body"]
-        if message["more_body"] or len(body) > self._inline:
+        body = message.get("body", b"")
+        if message.get("more_body", False) or len(body) > self._inline:
             body = await read_body(message, receive, self._limit, held)
         arrived = perf_counter()
         if content_type == ARROW:
