@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import select
+import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -153,6 +154,11 @@ class Worker(multiprocess.Process):
         return cast(Server, self._server)
 
 
+def _ending(exit_code: int) -> str:
+    """How a process ended, of which multiprocessing tells a signal as a negative number."""
+    return f"exit code {exit_code}" if exit_code >= 0 else f"signal {-exit_code} ({signal.strsignal(-exit_code)})"
+
+
 class Supervisor(multiprocess.Multiprocess):
     """uvicorn's: starts the workers, replaces one that has died, or that does not answer its ping."""
 
@@ -160,6 +166,16 @@ class Supervisor(multiprocess.Multiprocess):
         """Until a signal."""
         multiprocess.Process = Worker  # type: ignore[misc] # uvicorn has no other way to tell which
         super().run()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replaces those that have died or do not answer, and logs how each ended."""
+        before = list(self.processes)
+        ran = {worker.pid for worker in before if worker.process.is_alive()}
+        super().keep_subprocess_alive()
+        for worker, successor in zip(before, self.processes, strict=True):
+            if successor is not worker:
+                how = "it did not answer and was killed" if worker.pid in ran else _ending(worker.exitcode or 0)
+                log.event(WARNING, "worker replaced", pid=str(worker.pid), by=str(successor.pid), reason=how)
 
     def join_all(self) -> None:
         """Waits for the workers, and kills one that is not gone after the grace, as one that is stopped never would be."""

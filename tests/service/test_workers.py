@@ -279,6 +279,9 @@ def test_two_processes_tell_the_sum_and_go_on_where_one_is_killed(bundle_dir: Pa
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(DEADLINE) == 0
         assert not folder.exists()
+        assert server.process.stderr is not None
+        (told,) = [line for line in map(json.loads, server.process.stderr) if line["event"] == "worker replaced"]
+        assert (told["level"], told["pid"], told["reason"]) == ("warning", str(victim), "signal 9 (Killed)")
 
 
 def test_workers_end_with_their_supervisor(bundle_dir: Path) -> None:
