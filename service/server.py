@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import math
 import os
 import resource
 import select
@@ -47,6 +49,7 @@ class Server(uvicorn.Server):
         await super().startup([] if sockets else None)
         cast(Service, self.config.loaded_app).refuse_unfinished = self._refuse_unfinished
         self._loop = asyncio.get_running_loop()
+        self._told_at = -math.inf  # when it was last said that there are too many connections
         self._opening = set[asyncio.Task[Any]]()
         self._listening = [listener.dup() for server in self.servers for listener in server.sockets]
         for shared in sockets or ():
@@ -69,13 +72,23 @@ class Server(uvicorn.Server):
             self._loop.add_reader(listener, self._accept, listener)
 
     def _take(self, listener: socket.socket, most: int) -> None:
-        with contextlib.suppress(OSError):  # none is left; or it is gone by now; or there are too many: the next turn sees to it
+        try:
             for _ in range(most):
                 connection, _ = listener.accept()
                 connection.setblocking(False)
                 opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
                 self._opening.add(opening)
                 opening.add_done_callback(self._opened)
+        except OSError as error:  # none is left; or it is gone by now; or there are too many: the next turn sees to it
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._tell_of_too_many()
+
+    def _tell_of_too_many(self) -> None:
+        """Once a minute at most."""
+        now = time.monotonic()
+        if now - self._told_at > 60.0:
+            self._told_at = now
+            log.event(WARNING, "too many open connections: raise the limit of open files (ulimit -n)")
 
     def _opened(self, opening: asyncio.Task[Any]) -> None:
         self._opening.discard(opening)

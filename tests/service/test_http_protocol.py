@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -437,3 +438,17 @@ def test_connections_that_wait_are_accepted_together(bundle_dir: Path) -> None:
         assert all(line.startswith("{") for line in server.process.stderr)
     runs = next(line for line in text.splitlines() if line.startswith("anomaly_batches_total") and 'outcome="scored"' in line)
     assert float(runs.split()[-1]) < 50
+
+
+def test_connections_that_cannot_be_accepted_for_want_of_descriptors_are_told_once(bundle_dir: Path) -> None:
+    with serving(bundle_dir, log_requests="false") as server, ExitStack() as stack:
+        _, most = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (64, most))
+        for _ in range(100):
+            stack.enter_context(server.connect())
+        assert server.process.stderr is not None
+        assert any("too many open connections" in line for line in server.process.stderr)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (most, most))
+        assert server.ask(WHOLE)[0] == 200
+        server.process.terminate()
+        assert not any("too many open connections" in line for line in server.process.stderr)
