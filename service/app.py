@@ -17,7 +17,7 @@ from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from service import docs_page, log, memory, open_inference, open_inference_routes, openapi, page, routes
-from service.errors import CODES, Problem, from_status, internal_error
+from service.errors import Problem, from_status, internal_error, shutting_down
 from service.limits import CLIENT_GONE, ClientGoneError
 from service.open_inference import Inference, infer_route
 from service.parts import Parts
@@ -81,20 +81,29 @@ class Service(FastAPI, Parts):
         request_id = scope["request_id"] = self.request_id(dict(scope["headers"]))
         path, method = scope["path"], scope["method"]
         route = scoring_route(path) if method == "POST" and not self.draining else None
+        begun = False
+
+        async def note(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         trace = scope["trace"] = None if self.tracing is None or route is None else self.tracing.begin(dict(scope["headers"]))
         try:
             if route is not None:
-                await (self.inference if route in open_inference.ROUTES else self.scoring)(scope, receive, send)
+                await (self.inference if route in open_inference.ROUTES else self.scoring)(scope, receive, note)
                 status = OK
             else:
-                route, status = await self._answer(scope, receive, send)
+                route, status = await self._answer(scope, receive, note)
         except ClientGoneError:
             refused = scope.get("refused")  # by its connection, which has answered it already
             status, scope["code"] = (CLIENT_GONE, None) if refused is None else (refused.status, refused.code)
         except asyncio.CancelledError:  # the time that requests have after SIGTERM is over
-            self.metrics.errors["shutting_down"] += 1
-            told = scope.get("live"), None, trace, "shutting_down", None
-            self.count(route or "other", method, log.quoted(path), CODES["shutting_down"][0], request_id, began, *told)
+            problem = open_inference_routes.with_error(self.problem(shutting_down(), request_id), path)
+            told = scope.get("live"), None, trace, problem.code, None
+            self.count(route or "other", method, log.quoted(path), problem.status, request_id, began, *told)
+            if not begun:
+                await self._send(problem, request_id, send)
             raise
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the log its class and place
             problem = open_inference_routes.with_error(self.problem(error, request_id), path)
@@ -108,8 +117,7 @@ class Service(FastAPI, Parts):
         """Any other request, through FastAPI: its route, as the metrics name it, and the status of the answer."""
         path, status = scope["path"], 0
         if self.draining and not path.startswith(("/health", "/v2/health")):
-            headers = {"Retry-After": "5", "Connection": "close"}
-            raise Problem("shutting_down", "The service is shutting down: send again, to another replica.", headers=headers)
+            raise shutting_down()
         if self.settings.docs_need_key and path in DOCUMENTS:
             self.keys.check_api(dict(scope["headers"]))
 
@@ -196,6 +204,7 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(loop) for loop in loops]
     yield
     service.draining = True
+    service.refuse_unfinished()
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

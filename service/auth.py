@@ -11,7 +11,7 @@ from pathlib import Path
 
 from service import log
 from service.errors import Problem
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, has_blank
 
 
 class Keys:
@@ -107,7 +107,7 @@ def _read(path: Path | None) -> list[str]:
     except (OSError, UnicodeDecodeError):
         raise SettingsError(f"{path}: the file of keys cannot be read") from None
     keys = [key.strip() for line in lines if not line.lstrip().startswith("#") for key in line.split(",") if key.strip()]
-    if any(len(key.split()) > 1 for key in keys):
+    if has_blank(keys):
         raise SettingsError(f"{path}: a key has a blank in it; write one a line, or comma-separated, and comments after '#'")
     if not keys:
         raise SettingsError(f"{path}: the file of keys holds none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from service.manifest import CURRENT, FILES, MANIFEST, NAME, SIGNATURE, VERSION,
 
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_SIGNATURE_BYTES = 256
+MAX_CURRENT_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,21 @@ def check_name(name: str, what: str = "model name") -> str:
 
 
 def current_version(models_dir: Path, name: str) -> str:
-    """The version that models_dir/name/CURRENT names; BundleError if there is none."""
+    """The version that models_dir/name/CURRENT names; BundleError if there is none, or if it is not a small file of text."""
     path = models_dir / check_name(name) / CURRENT
+    anew = f"name a version anew with 'python -m service promote {name} VERSION'"
     try:
-        version = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        content = _content(path, MAX_CURRENT_BYTES, _open_at_once, anew)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(
-            f"no model '{name}' is published in {models_dir}: {path} cannot be read; publish one with "
+            f"no model '{name}' is published in {models_dir}: there is no {path}; publish one with "
             f"'python -m training fit DATA --model {name}'"
         ) from error
-    return check_name(version, f"the version in {path}")
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}; it must be a file that this user may read") from error
+    if len(content) > MAX_CURRENT_BYTES:
+        raise BundleError(f"{path} is longer than {MAX_CURRENT_BYTES} bytes and names no version; {anew}")
+    return check_name(content.decode(errors="replace").strip(), f"the version in {path}")
 
 
 def list_versions(models_dir: Path, name: str) -> list[str]:
@@ -53,8 +59,11 @@ def list_versions(models_dir: Path, name: str) -> list[str]:
 
 
 def list_models(models_dir: Path) -> list[str]:
-    """The names of the models with a CURRENT in this folder."""
-    return sorted(path.parent.name for path in models_dir.glob(f"*/{CURRENT}") if NAME.fullmatch(path.parent.name))
+    """The names of the models with a CURRENT in this folder. Raises OSError where it cannot be read."""
+    with os.scandir(models_dir) as entries:
+        named = [one for one in entries if NAME.fullmatch(one.name)]
+    # pathlib's would raise where another's folder may not be searched
+    return sorted(one.name for one in named if os.path.exists(f"{one.path}/{CURRENT}"))  # noqa: PTH110
 
 
 def read_bundle(folder: Path, only: Sequence[str] = FILES, trusted: Sequence[Path] = ()) -> Bundle:
@@ -85,10 +94,7 @@ def read_bundle(folder: Path, only: Sequence[str] = FILES, trusted: Sequence[Pat
 def _read(path: Path, limit: int) -> bytes:
     """At most limit + 1 bytes of a regular file, no link or pipe: a longer one shows, and does no harm."""
     try:
-        with open(path, "rb", opener=_open_itself) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BundleError(f"{path} is no regular file; copy or publish the bundle again")
-            return file.read(limit + 1)
+        return _content(path, limit, _open_itself, "copy or publish the bundle again")
     except FileNotFoundError:
         raise BundleError(f"{path} is missing; copy or publish the bundle again") from None
     except OSError as error:
@@ -96,5 +102,19 @@ def _read(path: Path, limit: int) -> bytes:
         raise BundleError(f"{path} {what}; copy or publish the bundle again") from error
 
 
+def _content(path: Path, limit: int, opener: Callable[[str, int], int], advice: str) -> bytes:
+    """At most limit + 1 bytes of a regular file. Raises OSError, and BundleError for a pipe or device, which might never end."""
+    with open(path, "rb", opener=opener) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise BundleError(f"{path} is {'a pipe' if stat.S_ISFIFO(mode) else 'a device'} and no regular file; {advice}")
+        return file.read(limit + 1)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Waits for nobody who might write to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _open_itself(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return _open_at_once(path, flags | os.O_NOFOLLOW)

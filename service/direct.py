@@ -185,7 +185,7 @@ def begin(protocol: Any, parts: Parts, head: Head) -> Exchange | None:
     """The exchange for a request with this head, or None where it has to go through the application."""
     before = protocol.cycle
     if (
-        head.length > parts.settings.inline_bytes
+        head.length > parts.inline_bytes
         or parts.draining
         or protocol.flow.write_paused
         or not (before is None or before.response_complete)

@@ -116,6 +116,12 @@ def not_ready(detail: str, **more: Any) -> Problem:
     return Problem("not_ready", detail, headers={"Retry-After": "5"}, **more)
 
 
+def shutting_down() -> Problem:
+    """The 503 of a process that ends."""
+    headers = {"Retry-After": "5", "Connection": "close"}
+    return Problem("shutting_down", "The service is shutting down: send again, to another replica.", headers=headers)
+
+
 def internal_error() -> Problem:
     """What the client learns of a fault of ours: that there was one, and the id under which the log tells more."""
     return Problem("internal_error", "The service failed on this request; its log has the cause under this request_id.")

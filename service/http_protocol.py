@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service import direct, log
 from service.direct import Exchange
-from service.errors import Problem
+from service.errors import Problem, shutting_down
 from service.limits import Room
 from service.parts import Parts
 
@@ -212,6 +212,11 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self.cycle.keep_alive = False
 
+    def refuse_unfinished(self) -> None:
+        """The time that requests have at the end is over: a small one that is not whole is refused, as the application does."""
+        if type(self.cycle) is Exchange and not self.cycle.response_complete and not self._refused:
+            self._refuse(shutting_down())
+
     def timeout_keep_alive_handler(self) -> None:
         """Leaves it to the sweep to close a connection that has been idle for too long, as those of Exchanges."""
         self._idle = self.loop.time() - self.timeout_keep_alive
@@ -278,8 +283,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if own is None or not own.response_started:
             request_id = self._count_refusal(problem, own)
             body = problem.body(request_id)
-            head = [*problem.head(body, request_id), (b"connection", b"close")]
-            lines = b"".join([b"%b: %b\r\n" % pair for pair in head])
+            problem.headers["Connection"] = "close"
+            lines = b"".join([b"%b: %b\r\n" % pair for pair in problem.head(body, request_id)])
             self.transport.write(b"".join([STATUS_LINE[problem.status], self.default_head(), lines, b"\r\n", body]))
         if own is not None and not own.response_complete:
             own.disconnected = True  # the application, if it still waits for the body, learns that the client is gone

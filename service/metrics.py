@@ -123,6 +123,7 @@ class Metrics(Collector):
         self.shadow_up: Callable[[], tuple[str, str, bool] | None] = lambda: None
         self.gpu_lost: Callable[[], int] = int
         self.refused: Callable[[], Mapping[str, bool]] = dict  # by model: whether its CURRENT is, now
+        self.models_unreadable: Callable[[], bool] = bool
         self.not_ready: Callable[[], bool] = bool
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -202,11 +203,14 @@ class Metrics(Collector):
         refused = GaugeMetricFamily("anomaly_bundle_refused", "1 for each model whose CURRENT cannot be used.", labels=["model"])
         for model, is_refused in self.refused().items():
             refused.add_metric([model], int(is_refused))
+        unreadable = GaugeMetricFamily(
+            "anomaly_models_unreadable", "1 where new versions cannot be looked for.", value=int(self.models_unreadable())
+        )
         not_ready = GaugeMetricFamily("anomaly_not_ready", "1 where no score can be given.", value=int(self.not_ready()))
         dropped = CounterMetricFamily(
             "anomaly_log_lines_dropped", "Lines of requests that the log could not take.", value=self.log_lines_dropped()
         )
-        yield from (reloads, refusals, refused, not_ready, info, queue, held, lost, dropped)
+        yield from (reloads, refusals, refused, unreadable, not_ready, info, queue, held, lost, dropped)
         yield from self._collect_shadow()
 
     def _collect_models(self) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ class Parts:
         self.permits, self.room = Permits(settings.queue_rows), Room(max(settings.held_bytes, settings.max_body_bytes))
         self.metrics.queue_rows = lambda: self.permits.taken
         self.metrics.held_bytes = lambda: self.room.taken
+        self.inline_bytes = min(settings.inline_bytes, settings.max_body_bytes)  # a body up to this size is never over the limit
         self.batcher = Batcher()
         self.heads = Heads()
         self.keys.changed = self.heads.forget
@@ -50,6 +51,7 @@ class Parts:
         self.metrics.log_lines_dropped = lambda: self.requests.dropped
         self.started_at = time.monotonic()
         self.draining = False
+        self.refuse_unfinished: Callable[[], None] = lambda: None  # called when the time that requests have at the end is over
         self._ids = map(f"{os.urandom(6).hex()}-%x".__mod__, itertools.count(1))
 
     def request_id(self, headers: Mapping[bytes, bytes]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,8 @@ class Refusal:
 
 def look(*paths: Path) -> Seen:
     """How files look, and those in folders: a copy that keeps the times of what it copies changes that of the entry."""
-    files = [file for path in paths for file in ([path, *sorted(path.glob("*"))] if path.is_dir() else [path])]
+    folders = {path for path in paths if os.path.isdir(path)}  # noqa: PTH112 - pathlib's raises where one may not look
+    files = [file for path in paths for file in ([path, *sorted(path.glob("*"))] if path in folders else [path])]
     return tuple(seen for file in files if (seen := _look_at(file)) is not None)
 
 

@@ -41,6 +41,8 @@ class Registry:
         self._refused: dict[str, Refusal] = {}  # by name, where CURRENT was
         self._pinned_refused: dict[tuple[str, str], Refusal] = {}  # by name and version, where a request asked for it
         self._unready: str | None = None  # why no score could be given when that was last looked at
+        self._blind: str | None = None  # why new versions could not be looked for the last time
+        self._gone: set[str] = set()  # the live models that had no CURRENT then
         self._loader = ThreadPoolExecutor(1, "loader")
         self._one_at_a_time = asyncio.Lock()
         self._poll: asyncio.Task[None] | None = None
@@ -48,6 +50,7 @@ class Registry:
         self._shadow_loading: asyncio.Task[None] | None = None
         metrics.served = lambda: [(m.name, m.version, m.detector.manifest.score_kind, m.detector.provider) for m in self]
         metrics.refused = lambda: {name: name in self._refused for name in self.names()}
+        metrics.models_unreadable = lambda: self._blind is not None
         metrics.gpu_lost = lambda: sum(live.detector.gpu_lost is not None for live in self)
         metrics.watched = lambda: [(m.name, m.version, m.watch) for m in self.loaded()]
 
@@ -158,8 +161,11 @@ class Registry:
         return sorted(self._refused)
 
     async def published(self, name: str) -> bool:
-        """Whether a model of this name has a CURRENT."""
-        return name in await asyncio.to_thread(list_models, self._folder)
+        """Whether a model of this name has a CURRENT; where that cannot be looked up, whether it is known."""
+        try:
+            return name in await asyncio.to_thread(list_models, self._folder)
+        except OSError:
+            return name in self.names()
 
     async def versions(self, name: str) -> list[str]:
         """The published versions of a model."""
@@ -175,14 +181,42 @@ class Registry:
         return bundle.files[REPORT]
 
     async def refresh(self) -> None:
-        """Takes up every new CURRENT; what is refused is logged and counted, and not tried again before its files change."""
-        published = await self._in_thread(list_models, self._folder)
-        for name in self._refused.keys() - set(published):  # whoever took it away wants it no more
-            del self._refused[name]
-        for name in published:
-            with contextlib.suppress(BundleError):
-                await self._take_up(name, again=False)
+        """Takes up every new CURRENT; what is refused is logged and counted, and not tried again before its files change.
+
+        What is served goes on where it is gone, or where the folder cannot be read.
+        """
+        try:
+            published = await self._in_thread(list_models, self._folder)
+        except OSError as error:
+            self._note_failed_look(error)
+        else:
+            for name in self._refused.keys() - set(published):  # whoever took it away wants it no more
+                del self._refused[name]
+            for name in published:
+                with contextlib.suppress(BundleError):
+                    await self._take_up(name, again=False)
+            await self._tell_what_is_gone(self._live.keys() - set(published))
+            self._blind = None
         await self._tell_whether_ready()
+
+    def _note_failed_look(self, error: Exception) -> None:
+        """Logs it once for each reason; where nothing is served, that is told with the reason."""
+        what = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        what = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read: {what}"
+        reason = f"The folder of the models {what}."
+        if reason != self._blind and self._live:
+            log.event(logging.WARNING, "looking for new versions failed", folder=str(self._folder.absolute()), reason=reason)
+        self._blind = reason
+
+    async def _tell_what_is_gone(self, gone: set[str]) -> None:
+        """Logs once of each live model that it has no CURRENT any more, and why."""
+        for name in sorted(gone - self._gone):
+            try:
+                await self._in_thread(current_version, self._folder, name)
+            except BundleError as error:
+                told = {"model": name, "version": self._live[name].version, "reason": str(error)}
+                log.event(logging.WARNING, "a served model is not published any more", **told)
+        self._gone = gone
 
     async def reload(self, name: str) -> Live:
         """Takes up a model's CURRENT now. Raises BundleError with the reason where it is refused."""
@@ -198,8 +232,7 @@ class Registry:
             self.default()
         except Problem as problem:
             if problem.code == "not_ready":
-                there = await self._in_thread(self._folder.is_dir)
-                reason = problem.detail if there else "The folder of the models is not there."
+                reason = self._blind or problem.detail
         if reason is not None and reason != self._unready:
             told = {"model": self._settings.model or "any", "published": ", ".join(self.names()) or "none", "reason": reason}
             log.event(logging.WARNING, "nothing to score with", folder=str(self._folder.absolute()), **told)
@@ -281,7 +314,7 @@ class Registry:
                 await self.refresh()
                 self._look_for_shadow()
             except Exception as error:  # noqa: BLE001 - a folder that cannot be read today may be read tomorrow
-                log.event(logging.WARNING, "looking for new versions failed", error=type(error).__name__)
+                self._note_failed_look(error)
 
 
 def _look_at_current(models_dir: Path, name: str) -> Seen:

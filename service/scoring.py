@@ -41,7 +41,7 @@ class Scoring:
 
     def __init__(self, parts: Parts) -> None:
         self._parts, settings = parts, parts.settings
-        self._limit, self._inline, self._max_records = settings.max_body_bytes, settings.inline_bytes, settings.max_records
+        self._limit, self._inline, self._max_records = settings.max_body_bytes, parts.inline_bytes, settings.max_records
         self._registry, self._keys = parts.registry, parts.keys
         self._permits, self._room, self._batcher = parts.permits, parts.room, parts.batcher
         self._background = ThreadPoolExecutor(1, "score")
@@ -87,8 +87,8 @@ class Scoring:
         live, trace, message = scope["live"], scope["trace"], await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        body = message["body"]
-        if message["more_body"] or len(body) > self._inline:
+        body = message.get("body", b"")
+        if message.get("more_body", False) or len(body) > self._inline:
             body = await read_body(message, receive, self._limit, held)
         arrived = perf_counter()
         if content_type == ARROW:

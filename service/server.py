@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import math
 import os
 import resource
 import select
+import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -44,7 +47,9 @@ class Server(uvicorn.Server):
         self._shared = bool(sockets)
         self._due = 1 if sockets else ACCEPTED_A_TURN
         await super().startup([] if sockets else None)
+        cast(Service, self.config.loaded_app).refuse_unfinished = self._refuse_unfinished
         self._loop = asyncio.get_running_loop()
+        self._told_at = -math.inf  # when it was last said that there are too many connections
         self._opening = set[asyncio.Task[Any]]()
         self._listening = [listener.dup() for server in self.servers for listener in server.sockets]
         for shared in sockets or ():
@@ -67,13 +72,23 @@ class Server(uvicorn.Server):
             self._loop.add_reader(listener, self._accept, listener)
 
     def _take(self, listener: socket.socket, most: int) -> None:
-        with contextlib.suppress(OSError):  # none is left; or it is gone by now; or there are too many: the next turn sees to it
+        try:
             for _ in range(most):
                 connection, _ = listener.accept()
                 connection.setblocking(False)
                 opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
                 self._opening.add(opening)
                 opening.add_done_callback(self._opened)
+        except OSError as error:  # none is left; or it is gone by now; or there are too many: the next turn sees to it
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._tell_of_too_many()
+
+    def _tell_of_too_many(self) -> None:
+        """Once a minute at most."""
+        now = time.monotonic()
+        if now - self._told_at > 60.0:
+            self._told_at = now
+            log.event(WARNING, "too many open connections: raise the limit of open files (ulimit -n)")
 
     def _opened(self, opening: asyncio.Task[Any]) -> None:
         self._opening.discard(opening)
@@ -82,6 +97,10 @@ class Server(uvicorn.Server):
 
     def _protocol(self) -> LimitedProtocol:
         return LimitedProtocol(self.config, self.server_state, self.lifespan.state)
+
+    def _refuse_unfinished(self) -> None:
+        for connection in list(self.server_state.connections):
+            cast(LimitedProtocol, connection).refuse_unfinished()
 
     async def on_tick(self, counter: int) -> bool:
         """Notes that the event loop turns: it is asked for this ten times a second. A worker ends when its supervisor is gone."""
@@ -148,6 +167,11 @@ class Worker(multiprocess.Process):
         return cast(Server, self._server)
 
 
+def _ending(exit_code: int) -> str:
+    """How a process ended, of which multiprocessing tells a signal as a negative number."""
+    return f"exit code {exit_code}" if exit_code >= 0 else f"signal {-exit_code} ({signal.strsignal(-exit_code)})"
+
+
 class Supervisor(multiprocess.Multiprocess):
     """uvicorn's: starts the workers, replaces one that has died, or that does not answer its ping."""
 
@@ -155,6 +179,16 @@ class Supervisor(multiprocess.Multiprocess):
         """Until a signal."""
         multiprocess.Process = Worker  # type: ignore[misc] # uvicorn has no other way to tell which
         super().run()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replaces those that have died or do not answer, and logs how each ended."""
+        before = list(self.processes)
+        ran = {worker.pid for worker in before if worker.process.is_alive()}
+        super().keep_subprocess_alive()
+        for worker, successor in zip(before, self.processes, strict=True):
+            if successor is not worker:
+                how = "it did not answer and was killed" if worker.pid in ran else _ending(worker.exitcode or 0)
+                log.event(WARNING, "worker replaced", pid=str(worker.pid), by=str(successor.pid), reason=how)
 
     def join_all(self) -> None:
         """Waits for the workers, and kills one that is not gone after the grace, as one that is stopped never would be."""

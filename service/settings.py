@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -43,6 +43,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _interval(text: str) -> float:
+    value = _seconds(text)
+    if 0 < value < 0.1:
+        raise ValueError("seconds, 0 or at least 0.1")
+    return value
+
+
 def _some_seconds(text: str) -> float:
     value = _seconds(text)
     if not value:
@@ -68,6 +75,18 @@ def _several(text: str) -> tuple[str, ...]:
     if not each:
         raise ValueError("one or more, comma-separated, or unset")
     return each
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    keys = _several(text)
+    if has_blank(keys):
+        raise ValueError("keys without blanks, comma-separated")
+    return keys
+
+
+def has_blank(keys: Iterable[str]) -> bool:
+    """Whether there is a blank within a key, as where a comma was forgotten."""
+    return any(len(key.split()) > 1 for key in keys)
 
 
 def _paths(text: str) -> tuple[Path, ...]:
@@ -103,15 +122,13 @@ class Settings:
         "where graphs run: auto, on a GPU if there is one, but for fewer than 128 records at a time; cpu; cuda, where no usable "
         "GPU is an error at start",
     )
-    api_keys: tuple[str, ...] = _setting((), _several, "keys that may score and read, comma-separated; none: open to all")
+    api_keys: tuple[str, ...] = _setting((), _keys, "keys that may score and read, comma-separated; none: open to all")
     api_keys_file: Path | None = _setting(
         None,
         Path,
         "a file of such keys, one a line or comma-separated, # begins a comment; looked at again as often as CURRENT is",
     )
-    admin_keys: tuple[str, ...] = _setting(
-        (), _several, "keys that may also reload, comma-separated; none: admin endpoints are off"
-    )
+    admin_keys: tuple[str, ...] = _setting((), _keys, "keys that may also reload, comma-separated; none: admin endpoints are off")
     admin_keys_file: Path | None = _setting(None, Path, "a file of such keys, looked at again likewise")
     metrics_need_key: bool = _setting(False, _truth, "whether GET /metrics asks for an API key")
     docs_need_key: bool = _setting(
@@ -128,7 +145,7 @@ class Settings:
     max_records: int = _setting(10_000, _whole(1), "the most records a request; above it 413")
     queue_rows: int = _setting(40_000, _whole(1), "the most rows waiting or being scored in the background; above it 429")
     inline_bytes: int = _setting(32 << 10, _whole(0), "bodies up to this size are scored at once, larger ones in the background")
-    reload_seconds: float = _setting(5.0, _seconds, "how often a new CURRENT is looked for; 0: only when asked")
+    reload_seconds: float = _setting(5.0, _interval, "how often a new CURRENT is looked for, from 0.1 on; 0: only when asked")
     trial_seconds: float = _setting(
         30.0,
         _seconds,

@@ -78,7 +78,9 @@ class Workers:
         metrics.retained = RETAINED
         self._lock, self._path = _take_place(folder)
         self._base = {name: told for name, told in _read(self._path).items() if told[1] != "gauge"}
+        self._gauges: Families = {}  # as last looked at, written or not
         self._one_at_a_time = asyncio.Lock()
+        self._failing = False
 
     @classmethod
     def among(cls, metrics: Metrics) -> Workers | None:
@@ -98,32 +100,34 @@ class Workers:
         """Writes what this process has counted by now. Raises OSError."""
         async with self._one_at_a_time:
             told = _families(self._metrics.families())
+            self._gauges = {name: family for name, family in told.items() if family[1] == "gauge"}
             await asyncio.to_thread(_write, self._path, add([self._base, told]))
 
     async def text(self) -> bytes:
         """The Prometheus text of all workers; its own numbers are of now, the others' at most WRITE_SECONDS old.
 
-        Its own are written first: who is asked next then tells no smaller ones.
+        Its own are written first: who is asked next then tells no smaller ones. For the same reason counters stand still where
+        they cannot be written; its own gauges are of now even then.
         """
-        await self.write()
-        return await asyncio.to_thread(_text_of_all, self._folder)
+        await self._try_to_write()
+        return await asyncio.to_thread(_text_of_all, self._folder, self._path, self._gauges)
 
     async def write_for_ever(self) -> None:
         """Writes every WRITE_SECONDS, whether or not it can."""
-        failing = False
         while True:
-            try:
-                await self.write()
-                failing = False
-            except OSError as error:
-                if not failing:
-                    log.event(
-                        logging.WARNING,
-                        "the metrics of this worker cannot be written for the others",
-                        error=error.strerror or type(error).__name__,
-                    )
-                failing = True
+            await self._try_to_write()
             await asyncio.sleep(WRITE_SECONDS)
+
+    async def _try_to_write(self) -> None:
+        """Writes; where it cannot, logs once why."""
+        try:
+            await self.write()
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                reason = error.strerror or type(error).__name__
+                log.event(logging.WARNING, "the metrics of this worker cannot be written for the others", error=reason)
+            self._failing = True
 
 
 def add(every: Iterable[Families]) -> Families:
@@ -150,11 +154,12 @@ class _Told(Collector):
             yield family
 
 
-def _text_of_all(folder: Path) -> bytes:
-    every = []
+def _text_of_all(folder: Path, own: Path, gauges: Families) -> bytes:
+    """The text of what the files hold; of the own one, `gauges` are newer."""
+    every = [gauges]
     for path in sorted(folder.glob("*.json")):
         families = _read(path)
-        if not _is_taken(path.with_suffix(".lock")):  # its process is gone, and only what it counted remains
+        if path == own or not _is_taken(path.with_suffix(".lock")):  # of a process that is gone what it counted remains
             families = {name: told for name, told in families.items() if told[1] != "gauge"}
         every.append(families)
     registry = CollectorRegistry(auto_describe=False)

@@ -162,7 +162,8 @@ def _fit(args: argparse.Namespace) -> None:
 def _current(options: Options) -> str | None:
     """The version that is served, if any is. Raises BundleError."""
     check_name(options.model)
-    return current_version(options.models_dir, options.model) if options.model in list_models(options.models_dir) else None
+    there = list_models(options.models_dir) if options.models_dir.is_dir() else []
+    return current_version(options.models_dir, options.model) if options.model in there else None
 
 
 def _served(options: Options) -> Detector | None:

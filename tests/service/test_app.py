@@ -1,5 +1,6 @@
 """The application as a whole: its document, its imports, its answers when nobody scores."""
 
+import asyncio
 import json
 import re
 import subprocess
@@ -180,3 +181,33 @@ def test_every_answer_has_a_request_id(service: Client) -> None:
     for path in ("/health", "/health/live", "/metrics", "/models", "/docs", "/openapi.json", "/nothing"):
         assert service.get(path, headers={"x-request-id": "abc"}).headers["x-request-id"] == "abc"
         assert service.get(path).headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "body", "status"),
+    [
+        ("/score", "application/json", {"records": [GOOD]}, 200),
+        ("/score", "application/x-ndjson", GOOD, 200),
+        ("/score", "application/json", None, 400),
+        ("/score", "application/x-ndjson", None, 422),
+        ("/v2/models/tiny/infer", "application/json", None, 400),
+        ("/models/tiny/reload", "application/json", None, 403),
+    ],
+)
+def test_a_server_may_leave_out_what_asgi_lets_it(service: Client, path: str, kind: str, body: Any, status: int) -> None:
+    """`body` and `more_body` of a request have defaults; Starlette's test client sends it without."""
+    told: list[Any] = []
+    coming = [{"type": "http.request", **({} if body is None else {"body": json.dumps(body).encode()})}]
+
+    async def receive() -> dict[str, Any]:
+        if not coming:
+            await asyncio.Event().wait()  # the client stays
+        return coming.pop()
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http", "path": path}
+    scope |= {"raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": [(b"content-type", kind.encode())]}
+    service.run(service.app({**scope, "client": None, "server": None}, receive, send))
+    assert told[0]["status"] == status, told

@@ -146,7 +146,7 @@ def test_the_idle_time_of_a_connection_begins_anew_with_each_request(bundle_dir:
 def test_a_key_that_no_longer_holds_is_refused_though_its_head_came_before(bundle_dir: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("right\n")
-    with serving(bundle_dir, api_keys_file=str(keys), reload_seconds="0.05") as server, server.connect() as connection:
+    with serving(bundle_dir, api_keys_file=str(keys), reload_seconds="0.1") as server, server.connect() as connection:
         for _ in range(3):
             connection.sendall(request(BODY))
             assert read_answer(connection)[0] == 200

@@ -169,18 +169,28 @@ def test_the_time_that_a_client_takes_to_send_is_none_of_the_service(
     assert float(headers["server-timing"].rpartition("=")[2]) < 1e6  # milliseconds
 
 
-def test_a_request_that_is_cut_off_by_the_end_has_a_line_and_no_other(bundle_dir: Path) -> None:
-    with serving(bundle_dir, shutdown_seconds="1") as server, closing(open_when_ready(server.port)) as connection:
-        connection.sendall(HEALTH.replace(b"/health/live", b"/models"))
-        assert read_answer(connection)[0] == 200
-        connection.sendall(CHUNKED[:-9])
-        assert server.process.stderr is not None
-        told = [server.process.stderr.readline()]  # of the models
+@pytest.mark.parametrize(("grace", "workers"), [("1", "1"), ("0", "1"), ("1", "2")])
+def test_requests_that_are_cut_off_by_the_end_are_told_so_as_the_log_is(bundle_dir: Path, grace: str, workers: str) -> None:
+    """By either way, while their body arrives: a small one, one in chunks, and a large one."""
+    large = POST + b"Content-Length: 1000000\r\n\r\n" + b" " * 100_000
+    infer = CHUNKED.replace(b"/score", b"/v2/models/tiny/infer")
+    with serving(bundle_dir, "--workers", workers, shutdown_seconds=grace) as server, ExitStack() as stack:
+        sent = {b"short": WHOLE[:-9], b"chunks": CHUNKED[:-9], b"large": large, b"infer": infer[:-9]}
+        connections = [stack.enter_context(closing(open_when_ready(server.port))) for _ in sent]
+        for connection, (name, part) in zip(connections, sent.items(), strict=True):
+            connection.sendall(part.replace(b"Host: x", b"X-Request-ID: " + name))
         server.process.send_signal(signal.SIGTERM)
-        told += server.process.stderr.readlines()
-    lines = [json.loads(line) for line in told]
-    (cut,) = [line for line in lines if line.get("path") == '"/score"' or line.get("path") == "/score"]
-    assert (cut["status"], cut["method"], cut["code"]) == (503, "POST", "shutting_down")
+        for connection, name in zip(connections, sent, strict=True):
+            status, headers, document = read_answer(connection)
+            assert (status, document["code"]) == (503, "shutting_down")
+            assert (headers["retry-after"], headers["connection"]) == ("5", "close")
+            assert document["request_id"] == headers["x-request-id"] == name.decode()
+            assert ("error" in document) == (name == b"infer")
+            assert connection.recv(1) == b""
+        assert server.process.stderr is not None
+        lines = [json.loads(line) for line in server.process.stderr]
+    cut = {line["request_id"]: (line["status"], line["method"], line["code"]) for line in lines if line.get("status") == 503}
+    assert cut == dict.fromkeys(map(bytes.decode, sent), (503, "POST", "shutting_down"))
     assert [line for line in lines if "exception" in line["event"].lower()] == []
 
 

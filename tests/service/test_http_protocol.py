@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -191,6 +192,19 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server) -> N
         for _ in range(11):
             connection.sendall(b"2710\r\n" + b" " * 10_000 + b"\r\n")
         check_refusal(read_answer(connection), 413, "body_too_large")
+
+
+def test_a_limit_below_the_size_that_is_scored_at_once_holds(bundle_dir: Path) -> None:
+    """Whichever way the body comes, and where its head came before."""
+    small, large = json.dumps({"records": [{}]}).encode(), json.dumps({"records": [GOOD] * 100}).encode()
+    with serving(bundle_dir, max_body_bytes="1024", log_requests="false") as server:
+        for path in (b"/score", b"/models/tiny/score"):
+            for framed in (lambda body: POST + b"Content-Length: %d\r\n\r\n" % len(body) + body, chunked):
+                for body, status in ((small, 200), (large, 413), (large, 413)):
+                    answer = server.ask(framed(body).replace(b"/score", path))
+                    assert answer[0] == status
+                    if status == 413:
+                        check_refusal(answer, 413, "body_too_large")
 
 
 def test_chunked_bodies_are_answered(server: Server) -> None:
@@ -424,3 +438,17 @@ def test_connections_that_wait_are_accepted_together(bundle_dir: Path) -> None:
         assert all(line.startswith("{") for line in server.process.stderr)
     runs = next(line for line in text.splitlines() if line.startswith("anomaly_batches_total") and 'outcome="scored"' in line)
     assert float(runs.split()[-1]) < 50
+
+
+def test_connections_that_cannot_be_accepted_for_want_of_descriptors_are_told_once(bundle_dir: Path) -> None:
+    with serving(bundle_dir, log_requests="false") as server, ExitStack() as stack:
+        _, most = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (64, most))
+        for _ in range(100):
+            stack.enter_context(server.connect())
+        assert server.process.stderr is not None
+        assert any("too many open connections" in line for line in server.process.stderr)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (most, most))
+        assert server.ask(WHOLE)[0] == 200
+        server.process.terminate()
+        assert not any("too many open connections" in line for line in server.process.stderr)

@@ -1,7 +1,10 @@
 """Models come, change and go wrong, and the service goes on."""
 
 import asyncio
+import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +172,117 @@ def test_a_current_that_leads_elsewhere_is_refused(admin: Any, models_dir: Path)
         (models_dir / "tiny" / "CURRENT").write_text(text)
         check_problem(reload(admin), 409, "bundle_refused")
     assert admin.score(BODY)["version"] == OLD
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (os.mkfifo, "is a pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a device"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.write_text(OLD + "\n" * 300), "longer than 256 bytes"),
+        (lambda path: path.write_bytes(b"\xff"), "the version in"),
+    ],
+)
+def test_a_current_that_is_no_small_file_of_text_is_refused_and_holds_up_nobody(
+    serve: Serve, models_dir: Path, make: Callable[[Path], None], found: str
+) -> None:
+    (models_dir / "odd").mkdir()
+    make(models_dir / "odd" / CURRENT)
+    admin = serve(models_dir=models_dir, admin_keys=("root",))
+    assert found in check_problem(reload(admin, "odd"), 409, "bundle_refused")["detail"]
+    publish(models_dir, version=NEW)
+    assert reload(admin).json()["version"] == NEW
+    assert admin.get("/health").json()["refused"] == ["odd"]
+
+
+def test_a_current_that_is_a_link_to_one_is_followed(models_dir: Path) -> None:
+    (models_dir / "tiny" / CURRENT).rename(models_dir / "elsewhere")
+    (models_dir / "tiny" / CURRENT).symlink_to("../elsewhere")
+    assert current_version(models_dir, "tiny") == OLD
+
+
+def test_a_current_that_may_not_be_read_is_told_from_none(models_dir: Path) -> None:
+    current = models_dir / "tiny" / CURRENT
+    current.chmod(0)
+    with as_nobody(), pytest.raises(BundleError, match="Permission denied"):
+        current_version(models_dir, "tiny")
+    current.unlink()
+    with pytest.raises(BundleError, match="no model 'tiny' is published"):
+        current_version(models_dir, "tiny")
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, if these are its tests."""
+    before = os.geteuid()
+    if not before:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.mark.parametrize(("gone", "why"), [(True, "is not there"), (False, "cannot be read: Permission denied")])
+def test_a_folder_that_cannot_be_read_any_more_is_told_once_and_what_is_served_goes_on(
+    caplog: pytest.LogCaptureFixture, admin: Any, models_dir: Path, gone: bool, why: str
+) -> None:
+    models_dir.chmod(0o700)
+    for _ in range(2):  # it is told again where it had been there in between
+        if gone:
+            models_dir.rename(models_dir.parent / "away")
+        with nullcontext() if gone else as_nobody():
+            for _ in range(3):
+                admin.run(admin.app.registry.refresh())
+                assert admin.score(BODY)["version"] == OLD
+            check_problem(reload(admin), 409, "bundle_refused")
+            check_problem(reload(admin, "none"), 404, "model_not_found")
+        assert "anomaly_models_unreadable 1.0" in admin.get("/metrics").text
+        (told,) = events(caplog, "looking for new versions failed")
+        assert (told["level"], told["folder"], told["reason"]) == ("WARNING", str(models_dir), f"The folder of the models {why}.")
+        if gone:
+            (models_dir.parent / "away").rename(models_dir)
+        admin.run(admin.app.registry.refresh())
+        text = admin.get("/metrics").text
+        assert "anomaly_models_unreadable 0.0" in text
+        assert 'anomaly_bundle_refused{model="tiny"} 0.0' in text
+    publish(models_dir, version=NEW)
+    admin.run(admin.app.registry.refresh())
+    assert admin.score(BODY)["version"] == NEW
+
+
+def test_a_folder_that_cannot_be_read_at_the_start_is_the_reason_that_is_told(
+    serve: Serve, models_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with as_nobody():
+        client = serve(models_dir=models_dir)
+    assert [client.get(f"/health/{probe}").status_code for probe in ("live", "ready")] == [200, 503]
+    assert '"reason": "The folder of the models cannot be read: Permission denied."' in capfd.readouterr().err
+    client.run(client.app.registry.refresh())
+    assert client.score(BODY)["version"] == OLD
+
+
+def test_a_served_model_whose_current_is_gone_is_told_once_and_served_on(
+    caplog: pytest.LogCaptureFixture, admin: Any, models_dir: Path
+) -> None:
+    for _ in range(2):
+        (models_dir / "tiny" / CURRENT).unlink()
+        for _ in range(2):
+            admin.run(admin.app.registry.refresh())
+        (told,) = events(caplog, "a served model is not published any more")
+        assert (told["model"], told["version"]) == ("tiny", OLD)
+        assert "there is no" in told["reason"]
+        assert admin.score(BODY)["version"] == OLD
+        point(models_dir, "tiny", OLD)
+        admin.run(admin.app.registry.refresh())
+
+
+def events(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, str]]:
+    """What the log says of this, since the last look."""
+    told = [{"level": record.levelname, **vars(record)["members"]} for record in caplog.records if record.message == event]
+    caplog.clear()
+    return told
 
 
 def test_several_models_need_a_default(serve: Serve, tmp_path: Path) -> None:

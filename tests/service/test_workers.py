@@ -164,18 +164,25 @@ def test_a_folder_that_cannot_be_written_to_is_told_once(
 
     async def tried() -> None:
         async with asyncio.timeout(DEADLINE):
-            while len(tries) < 5:
+            while len(tries) < 3:
                 client.app.metrics.errors["queue_full"] += 1
                 await asyncio.sleep(0.001)
 
+    _, other = one(tmp_path)
+    queue_full = ("anomaly_errors_total", frozenset({("code", "queue_full")}))
+    before = samples(client.get("/metrics").text)[queue_full]
     monkeypatch.setattr("service.workers.Path.replace", full)
     client.run(tried())
-    assert client.get("/metrics").status_code == 500  # half of the truth would look like the whole
+    client.app.permits.taken = 7
+    for _ in range(2):
+        now = samples(client.get("/metrics").text)
+        assert now[queue_full] == before == told(other, "anomaly_errors_total", code="queue_full")  # none goes back
+        assert now["anomaly_queue_rows", frozenset()] == 7
     assert client.get("/health").status_code == 200
     monkeypatch.setattr("service.workers.Path.replace", real)
     assert client.get("/metrics").status_code == 200
     lines = [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()]
-    assert lines.count("the metrics of this worker cannot be written for the others") == 1
+    assert lines.count("the metrics of this worker cannot be written for the others") == 2  # by each
 
 
 def test_without_a_place_to_write_the_service_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +279,9 @@ def test_two_processes_tell_the_sum_and_go_on_where_one_is_killed(bundle_dir: Pa
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(DEADLINE) == 0
         assert not folder.exists()
+        assert server.process.stderr is not None
+        (told,) = [line for line in map(json.loads, server.process.stderr) if line["event"] == "worker replaced"]
+        assert (told["level"], told["pid"], told["reason"]) == ("warning", str(victim), "signal 9 (Killed)")
 
 
 def test_workers_end_with_their_supervisor(bundle_dir: Path) -> None:

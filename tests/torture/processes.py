@@ -152,7 +152,7 @@ def odd_worlds(count: int, seed: int, folder: Path) -> Outcome:
     (folder / "sitecustomize.py").write_text(JUMPING_CLOCK)
     for number in range(count):
         models, port = folder / f"models{number}", free_port()
-        settings = {"reload_seconds": 0.05, "trial_seconds": 0, "PYTHONPATH": folder}
+        settings = {"reload_seconds": 0.1, "trial_seconds": 0, "PYTHONPATH": folder}
         with served(models, Path("/dev/full"), port=port, writes=False, **settings) as server:
             wait_for(lambda: server.answers("/health/live"), "life")
             status, told = server.ask("POST", "/score", BODY)

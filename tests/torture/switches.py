@@ -57,7 +57,7 @@ def version_switches(count: int, seed: int, folder: Path) -> Outcome:
     models, outcome = folder / "models", Outcome()
     for version, scale in SCALES.items():
         publish(models, version=version, scale=scale)
-    phases = {"post": (0, 0, count * 50 // 100), "poll": (0.02, 0, count * 45 // 100), "trial": (0, 30, count * 5 // 100)}
+    phases = {"post": (0, 0, count * 50 // 100), "poll": (0.1, 0, count * 45 // 100), "trial": (0, 30, count * 5 // 100)}
     for phase, (reload_seconds, trial_seconds, switches) in phases.items():
         if not switches:
             continue
