@@ -64,6 +64,23 @@ def test_copies_are_seen_by_columns_that_tell_rows_apart_together() -> None:
     assert "column at hardly repeats" in (copies.warning(thrice, log) or "")
 
 
+@pytest.mark.parametrize("times", [2, 4, 20])
+def test_rows_that_all_have_many_copies_are_told(times: int) -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(600, 2)).round(6).astype(np.float32)
+    copied = random.permutation(rows.repeat(random.integers(times, times + 2, 600), axis=0))
+    numbers = [AMOUNT, AMOUNT.model_copy(update={"name": "weight"})]
+    assert f"{len(copied) - 600:,} of {len(copied):,} normal rows are copies" in (copies.warning(copied, numbers) or "")
+    assert "copies" in (copies.warning(copied[:, :1], numbers[:1]) or "")
+
+
+@pytest.mark.parametrize("step", [0.1, 5 / 1024, 1 / 3])
+def test_one_number_that_follows_from_another_makes_no_copies_of_coarse_ones(step: float) -> None:
+    number = np.random.default_rng(0).normal(500, 100, 20_000).round() * step
+    x = np.column_stack([number, number * 1.8 + 32]).astype(np.float32)
+    assert copies.warning(x, [AMOUNT, AMOUNT.model_copy(update={"name": "weight"})]) is None
+
+
 def test_a_value_that_many_rows_have_makes_no_copies_of_them() -> None:
     random = np.random.default_rng(0)
     amount = np.where(random.random(2000) < 0.4, 0, random.lognormal(3, 1, 2000).round(2))
