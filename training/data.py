@@ -21,7 +21,7 @@ from service import arrow
 from service.manifest import KL, Dropped, Feature, Kind
 from service.sources import Source, TableError, open_sources
 from service.tables import encode_batch
-from training import copies, identifiers, strays
+from training import copies, identifiers, order, strays
 from training.config import Config
 from training.kinds import WHOLE_MAX, Column, Mode, RereadError, UnusableError
 
@@ -69,8 +69,8 @@ def read_dataset(
     x, anomalies, places = _encode(rows, features)
     used = {feature.name for feature in features}
     warnings = tuple(warning for name in names for warning in columns[name].warnings(dropped=name not in used))
-    copied = copies.warning(x, features)
-    warnings = (*warnings, *identifiers.warnings(x, features), *([copied] if copied else []))
+    of_rows = [told for told in (copies.warning(x, features), order.warning(x, features)) if told]
+    warnings = (*warnings, *identifiers.warnings(x, features), *of_rows)
     odd = {name: found.shown() for name in names if (found := columns[name].strays)}
     sums = tuple((source.path.name, _sha256(source.path)) for source in sources)
     told = {"label": label, "normal": normal, "drop": list(drop), "kinds": asked}

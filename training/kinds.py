@@ -37,6 +37,8 @@ YES_AND_NO = (
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 WHOLE_MAX = 2.0**53  # float64 tells whole numbers apart up to here
 
+EPOCHS = 946_684_800, 2_208_988_800  # 2000-01-01 and 2040-01-01 in seconds since 1970
+
 Mode = Literal["numbers", "datetimes", "texts"]
 CODE = re.compile(r"\s*(?:0|(\+))\d+\s*", re.ASCII)  # 01067, +49111
 MODES: dict[Kind, Mode] = {"numeric": "numbers", "datetime": "datetimes", "boolean": "texts", "categorical": "texts"}
@@ -153,6 +155,11 @@ class Column:
             return [self.strays.warning("left out" if dropped else "a category now")]
         if dropped:
             return []
+        if self.mode == "numbers" and self.integer and self.low < self.high and is_epoch(self.low, self.high):
+            read = "its whole numbers look like times in seconds or milliseconds since 1970, of which float32 knows few"
+            return [
+                f"column {self.name}: {read}; is this a time? then write it as 2026-11-23T14:05:00, or pass --drop {self.name}"
+            ]
         if self.mode == "numbers" and self.integer and self.rising and self.rows > FEW_LEVELS:
             return [f"column {self.name} rises from row to row, as an identifier does; if it is one, pass --drop {self.name}"]
         if self.mode == "numbers" and self.low == self.high:
@@ -299,6 +306,11 @@ class Column:
             return Feature(name=self.name, kind="categorical", integer=True, categories=codes, missing_rate=missing_rate)
         texts = tuple(ordered[:MOST_CATEGORIES])
         return Feature(name=self.name, kind="categorical", categories=texts, missing_rate=missing_rate)
+
+
+def is_epoch(low: float, high: float) -> bool:
+    """Whether numbers from low to high lie where times of 2000 to 2040 do, in seconds or milliseconds since 1970."""
+    return any(EPOCHS[0] * unit <= low and high < EPOCHS[1] * unit for unit in (1, 1_000))
 
 
 def _family(array: Array, source: Source) -> str:

@@ -123,10 +123,10 @@ def test_a_column_that_float32_makes_constant_is_dropped(tmp_path: Path) -> None
 
 def test_a_column_of_few_steps_of_float32_is_warned_of(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    epochs, ids = 1.7e9 + random.integers(0, 5000, 300), random.normal(size=300)
-    told = read_dataset(written(tmp_path / "t.csv", epoch=epochs.astype(int), a=ids)).warnings
+    serials, ids = 2.5e9 + random.integers(0, 5000, 300), random.normal(size=300)
+    told = read_dataset(written(tmp_path / "t.csv", serial=serials.astype(int), a=ids)).warnings
     assert len(told) == 1
-    assert told[0].startswith("column epoch: models compute in float32, which knows numbers of this size in steps of 1.3e+02")
+    assert told[0].startswith("column serial: models compute in float32, which knows numbers of this size in steps of 2.6e+02")
 
 
 @pytest.mark.parametrize("alone", [True, False])
