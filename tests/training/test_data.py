@@ -135,6 +135,18 @@ class TestKinds:
         pq.write_table(pa.table({"n": N, "a": [5, 3, 5, None]}), tmp_path / "t.parquet")
         assert only(tmp_path / "t.parquet", kinds={"a": "categorical"}).categories == (5, 3)
 
+    @pytest.mark.parametrize("codes", [[301, 200, 301, None], [1, 0, 1, None]])
+    def test_a_dictionary_of_whole_numbers_is_a_category(self, tmp_path, codes):
+        """As pandas writes its categories, also where another file of the table has plain numbers."""
+        declared = pa.array(codes).dictionary_encode()
+        for name, column in (("a", pa.array(codes)), ("b", declared)):
+            pq.write_table(pa.table({"n": N, "a": column}), tmp_path / f"{name}.parquet")
+        expected = Feature(name="a", kind="categorical", integer=True, categories=(codes[0], codes[1]), missing_rate=0.25)
+        dataset = read_dataset(tmp_path / "b.parquet")
+        assert dataset.features[1] == only(tmp_path) == expected
+        np.testing.assert_array_equal(dataset.x[:, 1], np.array([0, 1, 0, np.nan], np.float32))
+        assert only(tmp_path / "b.parquet", kinds={"a": "numeric"}).kind == "numeric"
+
     def test_whole_numbers_that_float64_does_not_tell_apart_are_no_categories(self, table, tmp_path):
         """As texts they stay what they are; in Parquet they are refused."""
         large = 2**53
@@ -282,6 +294,35 @@ class TestCodes:
     )
     def test_numbers_stay_numbers(self, table, cells):
         assert only(table({"n": N * 100, "a": cells})).kind == "numeric"
+
+    @pytest.mark.parametrize("codes", [[200, 301, 404, 500], [10, 70, 300], [1, 2, 7, 40, 80]])
+    def test_few_numbers_with_gaps_between_them_may_be_codes(self, table, codes):
+        path = table({"n": N * 100, "a": (codes * 400)[:400]})
+        dataset = read_dataset(path)
+        assert dataset.features[1].kind == "numeric"
+        read = f"{len(codes)} whole numbers with gaps between them, read as amounts"
+        assert dataset.warnings == (f"column a: {read}; if these are codes, pass --categorical a",)
+        for kind in ("numeric", "categorical"):
+            assert not read_dataset(path, kinds={"a": kind}).warnings
+
+    @pytest.mark.parametrize(
+        "numbers",
+        [
+            range(20, 70, 5),
+            [1, 2, 3, 5, 8, 9],
+            [10, 20, 30, 50, 80, 100],
+            [5, 10, 20, 50, 100, 200, 1000],
+            [64, 128, 256, 512, 4096],
+            [0, 3, 90, 700],
+            [6, 12, 24, 36, 60],
+            [1, 1000],
+            [*range(1, 42, 2), 900],
+            [3] * 200 + [4] * 190 + [950],
+        ],
+        ids=["steps", "counts", "tens", "coins", "powers of two", "from 0", "months", "two", "many", "a rare one"],
+    )
+    def test_other_numbers_are_not_asked_about(self, table, numbers):
+        assert not read_dataset(table({"n": N * 100, "a": ([*numbers] * 400)[:400]})).warnings
 
     def test_where_nearly_every_row_has_another_they_are_an_identifier(self, table):
         (dropped,) = read_dataset(table({"n": N * 100, "a": [f"{i:06}" for i in range(400)]})).dropped
