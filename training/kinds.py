@@ -141,8 +141,9 @@ class Column:
                 source, row = self.stray
                 wanted = "number" if self.mode == "numbers" else "datetime"
                 found = f"not a {wanted}, as {self.others.total():,} of {present:,} values ({strays.shown(self.others)})"
-                remedy = f"correct it, leave it empty if it is unknown, or pass --categorical {self.name}"
-                raise TableError(f"{source.place(row, self.name)}: {found}; {remedy}")
+                another_way = self.mode == "numbers" and 2 * strays.count_amounts(self.others) >= self.others.total()
+                remedy = f"{strays.PLAIN};" if another_way else "correct it, leave it empty if it is unknown,"
+                raise TableError(f"{source.place(row, self.name)}: {found}; {remedy} or pass --categorical {self.name}")
             raise RereadError("texts")
         if self._is_of_codes() or self.declared:
             raise RereadError("texts")

@@ -237,10 +237,29 @@ class TestAlmostNumbers:
             "column a: 90 % of its values are plain datetimes and 40 are not, so it is a category"
         )
 
-    def test_an_identifier_of_amounts_is_told_of_as_well(self, table):
-        dataset = self.told(table({"n": [i % 7 for i in range(300)], "a": [f"{i}%" for i in range(300)]}))
+    def test_columns_that_would_be_left_out_for_their_notation_are_refused(self, tmp_path):
+        path, rows = tmp_path / "t.csv", range(300)
+        path.write_text("n;a;b;c\n" + "".join(f"{i % 7};{i},5;{i / 4};{i % 50}.{i:03},25 €\n" for i in rows))
+        message = refused(path)
+        assert message.startswith("FILE: columns a, c: numbers written in another way ('0,5', '1,5', '10,5'), of which nothing")
+        assert message.endswith("no % and no currency; or name each of them in --drop or --categorical")
+        assert [feature.name for feature in read_dataset(path, drop=["a", "c"]).features] == ["n", "b"]
+        kept = read_dataset(path, kinds={"a": "categorical", "c": "categorical"}).features
+        assert [feature.kind for feature in kept] == ["numeric", "categorical", "numeric", "categorical"]
+
+    @pytest.mark.parametrize(
+        "cell",
+        ["612 345 {:03}", "30.123.{:03}", "+49 89 {}", "No. {}", "{},5 of 7", "1 May, {}", "T{}", "{}/25"],
+    )
+    def test_telephones_identifiers_and_words_are_left_out_as_ever(self, table, cell):
+        cells = [f'"{cell.format(i)}"' for i in range(300)]
+        dataset = read_dataset(table({"n": [i % 7 for i in range(300)], "a": cells}))
         assert [dropped.column for dropped in dataset.dropped] == ["a"]
-        assert "so it is left out; write all as 1234.5" in dataset.warnings[0]
+
+    def test_a_few_numbers_in_another_notation_are_told_how_to_write_them(self, table):
+        message = refused(table({"n": range(1_000), "a": ['"1,016.44"' if i % 200 == 7 else i for i in range(1_000)]}))
+        found = "not a number, as 5 of 1,000 values ('1,016.44')"
+        assert message == f"FILE, row 8 (line 9), column a: {found}; {strays.PLAIN}; or pass --categorical a"
 
     def test_categories_that_blanks_alone_tell_apart(self, table):
         dataset = self.told(table({"n": range(8), "a": ["DE", "DE ", " AT", "AT", "FR", " US", "FR", "DE"]}))
