@@ -90,6 +90,7 @@ def publish(
     current: bool = True,
     alpha: float = 0.01,
     dropped: tuple[str, ...] = (),
+    warnings: tuple[str, ...] = (),
     held_out: bool | None = None,
 ) -> Path:
     """Writes models_dir/name/version, and CURRENT; the folder of the version."""
@@ -104,6 +105,7 @@ def publish(
         name=name,
         features=features,
         dropped=tuple(Dropped(column=column, reason="constant") for column in dropped),
+        warnings=warnings,
         score_kind="reconstruction",
         alpha=alpha,
         threshold=calibration.threshold(scores, alpha),
