@@ -95,6 +95,8 @@ def _inspect(options: argparse.Namespace) -> None:
         print(f"  {feature.name}: {feature.kind}{values}, {feature.missing_rate:.1%} missing")
     for dropped in manifest.dropped:
         print(f"  left out: {dropped.column}: {dropped.reason}")
+    for warning in manifest.warnings:
+        print(f"  warning: {warning}")
     print("files")
     for file, expected in manifest.files.items():
         print(f"  {file}: {expected.bytes} bytes, sha256 {expected.sha256}")

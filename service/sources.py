@@ -20,6 +20,7 @@ from arro3.io import read_csv, read_parquet
 
 CSV_ENDINGS = (".csv", ".csv.gz")
 PARQUET_ENDINGS = (".parquet", ".pq")
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 DELIMITERS = ",;\t|"  # one of these
 LOOKED_AT = 1 << 16  # characters at the start of a file, that tell which
 _QUOTED, _LINE = re.compile(r'"[^"]*(?:"|$)'), re.compile(r"\r\n|\r|\n")
@@ -138,12 +139,15 @@ class Source:
         for number, cell in enumerate(cells, 1):
             if not cell.strip():
                 what = f"column {number} of the header has no name"
-                raise TableError(f"{self.path}: {what}; give it one, or save the table without its index")
+                raise TableError(f"{self.path}: {what}; give it one, or leave pandas' index out: df.to_csv(..., index=False)")
         if all(_is_number(cell) for cell in cells):
             raise TableError(f"{self.path}: no header: the first line holds numbers only; put the names of the columns there")
         return Schema([Field(name, DataType.string()) for name in cells])
 
     def _parquet_header(self) -> Schema:
+        if self.path.name.lower().removesuffix(".gz").endswith(JSON_ENDINGS):
+            remedy = "convert it, for example by pandas.read_json(PATH, lines=True).to_parquet('table.parquet')"
+            raise TableError(f"{self.path}: tables are not read from JSON; {remedy}")
         with open(self.path, "rb") as file:
             start = file.read(4)
             file.seek(-min(self.bytes, 4), io.SEEK_END)

@@ -172,7 +172,8 @@ def unusual(manifest: Manifest, looked: Looked) -> str:
     return f"""<section id="unusual"><h2>{title}</h2>
 <p>{these} records that were taken for normal were looked at{drawn}; each was judged without itself. Rows are counted from 1 below
 the header, over all files in the order of their names and whatever their label. A record that is not normal should leave the
-training table: take it out, or label it, and train again.</p>{table(title, head, body)}</section>"""
+training table: take it out, or label it, and train again. Records that are alike hide each other's reason: each is the other's
+nearest neighbour, so that what is odd in both contributes little.</p>{table(title, head, body)}</section>"""
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from service.manifest import Feature, column_slices
 
 SHARE = 0.02  # of the rows that are copies, and of a key's values that repeat, from which it matters
-KEY = 0.3  # of the rows, as many values has a key at least, which tells them apart
+KEY = 0.3  # of the rows, of the distinct ones where values are fine: as many values has a key at least, to tell them apart
 ALONE = 0.5  # of a key's values that repeat where it is the only column, so that nothing else can differ
 SEVERAL = 3  # columns, of more than which halves are keys, too
+FINE = 0.05  # of the places on the grid of a column's least step, of which fine values take no more
+ENOUGH = 50  # values, to tell how fine a column is
 PRIME = np.uint64(0x100000001B3)
 
 
@@ -21,7 +23,8 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
 
     Where rows repeat by themselves, as those of a few categories do, new records are copies, too, and nothing is wrong. So some
     key is looked for, a column or half of them, of which hardly any two rows have the same value but such as are alike in all
-    other columns, too, more often than chance makes them so.
+    other columns, too, more often than chance makes them so. Where each row has many copies, no column is left that hardly
+    repeats; then a key is one whose numbers are too fine to repeat by themselves.
     """
     whole = _digests(x)
     is_copy = np.ones(len(x), np.bool_)
@@ -35,19 +38,46 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
     for told, key in keys:
         there = ~np.isnan(x[:, key]).all(1)
         repeated = int((is_copy & there).sum())
-        if repeated >= max(1, SHARE * len(x)) and _is_copied(x[there], whole[there], key):
-            return (
-                f"{repeated:,} of {len(x):,} normal rows are copies of others, although {told}: "
-                "unless new records are copies of these rows as often, too many of them are flagged; remove the copies"
-            )
+        if repeated >= max(1, SHARE * len(x)) and _is_copied(x[there], whole[there], key, KEY * len(x[there])):
+            return _told(repeated, len(x), told)
+    for feature, key in zip(features, columns, strict=True):
+        if feature.kind != "numeric" or feature.integer:
+            continue
+        there = ~np.isnan(x[:, key[0]])
+        repeated, rows = int((is_copy & there).sum()), len(np.unique(whole[there]))
+        fine = repeated >= max(1, SHARE * len(x)) and _is_fine(x[there, key[0]])
+        if fine and _is_copied(x[there], whole[there], key, KEY * rows):
+            return _told(repeated, len(x), f"the numbers of column {feature.name} are too fine to repeat by themselves")
     return None
 
 
-def _is_copied(x: NDArray[np.float32], whole: NDArray[np.uint64], key: Sequence[int]) -> bool:
-    """Whether rows x (N, C) that are alike in the key's columns are alike as a whole, more often than chance makes them so."""
+def _told(repeated: int, n: int, although: str) -> str:
+    return (
+        f"{repeated:,} of {n:,} normal rows are copies of others, although {although}: "
+        "unless new records are copies of these rows as often, too many of them are flagged; remove the copies"
+    )
+
+
+def _is_fine(values: NDArray[np.float32]) -> bool:
+    """Whether the numbers (n,) lie thinly on the grid of their least step, so that two are seldom the same by chance.
+
+    Asked of the middle half of the distinct ones: a long tail is thin on any grid.
+    """
+    distinct = np.unique(values.astype(np.float64))
+    middle = distinct[len(distinct) // 4 : len(distinct) - len(distinct) // 4]
+    if len(middle) < ENOUGH:
+        return False
+    return bool(len(middle) * np.diff(middle).min() <= FINE * (middle[-1] - middle[0]))
+
+
+def _is_copied(x: NDArray[np.float32], whole: NDArray[np.uint64], key: Sequence[int], least: float) -> bool:
+    """Whether rows x (N, C) that are alike in the key's columns are alike as a whole, more often than chance makes them so.
+
+    least: of how many values a key has to be.
+    """
     rest = np.delete(x, key, axis=1)
     _, of_key, count = np.unique(_digests(x[:, key]), return_inverse=True, return_counts=True)
-    if len(count) < KEY * len(x):
+    if len(count) < least:
         return False
     distinct = np.unique(np.column_stack([of_key.astype(np.uint64), whole]), axis=0)[:, 0].astype(int)
     repeated = count > 1

@@ -107,4 +107,5 @@ def _line(name: str, estimate: Estimate | None, unit: int) -> str:
         return f"{name:<18}{'-':>9}   no records for it"
     digits, sign = (2, " %") if unit == 100 else (4, "")
     value, low, high = (f"{unit * number:.{digits}f}" for number in (estimate.value, estimate.low, estimate.high))
-    return f"{name:<18}{value + sign:>9}   {low} to {high}{sign}"
+    told = f"{low} to {high}{sign}" if estimate.low < estimate.high else "none: no anomaly scores below a normal record"
+    return f"{name:<18}{value + sign:>9}   {told}"

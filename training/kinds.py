@@ -6,6 +6,7 @@ batch that holds values chooses; a column that turns out to be something else as
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from typing import Literal
@@ -22,6 +23,9 @@ from training import strays
 
 MOST_CATEGORIES = 10_000
 FEW_LEVELS = 100  # a text column with more of them, in most rows another one, names its rows
+FEW_CODES = 20  # distinct whole numbers at most, that may be codes
+CODES_FILL = 0.15  # of the numbers that their steps could reach
+CODE_LEAST, CODE_SHARE = 5, 0.001  # rows, and share of them, that each code has at least
 FEW_ROWS = 20  # so does one of at least so many values that all differ
 STRAY = 0.01  # up to this share of cells that are no number among numbers is a mistake; beyond it, the column is text
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -36,6 +40,8 @@ YES_AND_NO = (
 )
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 WHOLE_MAX = 2.0**53  # float64 tells whole numbers apart up to here
+
+EPOCHS = 946_684_800, 2_208_988_800  # 2000-01-01 and 2040-01-01 in seconds since 1970
 
 Mode = Literal["numbers", "datetimes", "texts"]
 CODE = re.compile(r"\s*(?:0|(\+))\d+\s*", re.ASCII)  # 01067, +49111
@@ -88,9 +94,13 @@ class Column:
         self.unread = False  # a batch came by before anything said how to read it
         self.dated = False  # mode texts: whether a file begins with datetimes
         self.strays: strays.Strays | None = None
+        self.declared = False  # a dictionary of whole numbers, as pandas writes its categories: whoever made it means categories
+        self.whole: Counter[float] = Counter()  # mode numbers: whole numbers, as long as they are few
 
     def see(self, array: Array, source: Source, rows: NDArray[np.int64]) -> None:
         """Takes in values of a batch; rows (n,) are their numbers in the file. Raises TableError."""
+        if not self.asked and DataType.is_dictionary(array.type) and DataType.is_integer(array.type.value_type):
+            self.declared, self.mode = True, self.mode or "texts"
         array = arrow.plain(array)
         family = _family(array, source)
         if family == "others":
@@ -135,10 +145,11 @@ class Column:
                 source, row = self.stray
                 wanted = "number" if self.mode == "numbers" else "datetime"
                 found = f"not a {wanted}, as {self.others.total():,} of {present:,} values ({strays.shown(self.others)})"
-                remedy = f"correct it, leave it empty if it is unknown, or pass --categorical {self.name}"
-                raise TableError(f"{source.place(row, self.name)}: {found}; {remedy}")
+                another_way = self.mode == "numbers" and 2 * strays.count_amounts(self.others) >= self.others.total()
+                remedy = f"{strays.PLAIN};" if another_way else "correct it, leave it empty if it is unknown,"
+                raise TableError(f"{source.place(row, self.name)}: {found}; {remedy} or pass --categorical {self.name}")
             raise RereadError("texts")
-        if self._is_of_codes():
+        if self._is_of_codes() or self.declared:
             raise RereadError("texts")
         if self.low == self.high and not missing_rate:
             raise UnusableError("constant", self._number())
@@ -158,6 +169,11 @@ class Column:
             return [self.strays.warning("left out" if dropped else "a category now")]
         if dropped:
             return []
+        if self.mode == "numbers" and self.integer and self.low < self.high and is_epoch(self.low, self.high):
+            read = "its whole numbers look like times in seconds or milliseconds since 1970, of which float32 knows few"
+            return [
+                f"column {self.name}: {read}; is this a time? then write it as 2026-11-23T14:05:00, or pass --drop {self.name}"
+            ]
         if self.mode == "numbers" and self.integer and self.rising and self.rows > FEW_LEVELS:
             return [f"column {self.name} rises from row to row, as an identifier does; if it is one, pass --drop {self.name}"]
         if self.mode == "numbers" and self.low == self.high:
@@ -181,7 +197,26 @@ class Column:
             return [
                 f"column {self.name}: {len(self.texts)} categories; those beyond the {MOST_CATEGORIES} most frequent are unknown"
             ]
+        if self._looks_like_codes():
+            read = f"{len(self.whole)} whole numbers with gaps between them, read as amounts"
+            return [f"column {self.name}: {read}; if these are codes, pass --categorical {self.name}"]
         return []
+
+    def _looks_like_codes(self) -> bool:
+        """Whether few whole numbers come again and again, thinly on the grid of their steps, as codes such as 200, 301, 404 do.
+
+        Not so are counts, which begin at 0 and have a tail of rare ones, steps of 5 or 10, powers of 2, and coins: 1, 2, 5, 10.
+        """
+        if self.asked or self.mode != "numbers" or not self.integer or not 3 <= len(self.whole) <= FEW_CODES:
+            return False
+        numbers = sorted(map(int, self.whole))
+        if numbers[0] <= 0 or min(self.whole.values()) < max(CODE_LEAST, CODE_SHARE * self.present.total()):
+            return False
+        step = math.gcd(*(number - numbers[0] for number in numbers))
+        thin = len(numbers) <= CODES_FILL * ((numbers[-1] - numbers[0]) // step + 1)
+        powers = all(number & (number - 1) == 0 for number in numbers)
+        coins = all(str(number).rstrip("0") in ("1", "2", "25", "5") for number in numbers)
+        return thin and not powers and not coins
 
     def _check_families(self) -> None:
         for family, source in self.families.items():
@@ -219,6 +254,9 @@ class Column:
         self.rising = self.rising and bool(there[0] > self.high and (np.diff(there) > 0).all())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.integer = self.integer and bool((there == np.floor(there)).all())
+        if self.mode == "numbers" and self.integer and len(self.whole) <= FEW_CODES:
+            numbers, times = np.unique(there, return_counts=True)
+            self.whole.update(dict(zip(numbers[: FEW_CODES + 1].tolist(), times.tolist(), strict=False)))
 
     def _see_codes(self, array: Array) -> None:
         begins, _ = arrow.by_distinct(array, _begins)
@@ -248,7 +286,9 @@ class Column:
             numbers, times = np.unique(arrow.floats(array), return_counts=True, equal_nan=True)
             there = ~np.isnan(numbers)
             if (numbers[there] != np.floor(numbers[there])).any() or (np.abs(numbers[there]) > WHOLE_MAX).any():
-                raise TableError(f"{source.path}, column {self.name}: not only whole numbers; it cannot be {self.asked}")
+                raise TableError(
+                    f"{source.path}, column {self.name}: not only whole numbers; it cannot be {self.asked or 'categorical'}"
+                )
             texts = [str(int(number)) for number in numbers[there]]
             counts = times[there].tolist()
         else:
@@ -284,7 +324,7 @@ class Column:
         if self.asked == "boolean" and not boolean:
             source = next(iter(self.present))
             raise TableError(f"{source.path}, column {self.name}: not only true, false, yes, no, 1 and 0; use --categorical")
-        if boolean and self.asked != "categorical":
+        if boolean and self.asked != "categorical" and not self.declared:
             return Feature(name=self.name, kind="boolean", missing_rate=missing_rate)
         if not self.asked and ("cells" in self.families or self.tried == "datetimes"):
             self.strays = strays.find(self.name, "datetimes" if self.tried == "datetimes" else "numbers", self.texts)
@@ -319,6 +359,11 @@ class Column:
             return Feature(name=self.name, kind="categorical", integer=True, categories=codes, missing_rate=missing_rate)
         texts = tuple(ordered[:MOST_CATEGORIES])
         return Feature(name=self.name, kind="categorical", categories=texts, missing_rate=missing_rate)
+
+
+def is_epoch(low: float, high: float) -> bool:
+    """Whether numbers from low to high lie where times of 2000 to 2040 do, in seconds or milliseconds since 1970."""
+    return any(EPOCHS[0] * unit <= low and high < EPOCHS[1] * unit for unit in (1, 1_000))
 
 
 def _family(array: Array, source: Source) -> str:

@@ -23,6 +23,10 @@ _AMOUNT = re.compile(
     (?: [.,]\d+ )? [ ]? (?: % | [$€£¥] | (?: EUR | USD | GBP | CHF | JPY ) )?""",
     re.VERBOSE | re.ASCII,
 )
+# 612 345 678 and 30.123.456 may be numbers of telephones and of people as well.
+_DIGITS = re.compile(r"[-+]?\d{1,3}(?:(?:[ \u00a0\u202f]\d{3})+|(?:\.\d{3}){2,})", re.ASCII)
+PLAIN = "write all as 1234.5: a decimal point, no separator of thousands, no % and no currency"
+NEARLY = 0.95  # of the values, from which a column is one of numbers, in whatever notation
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,15 @@ class Strays:
             found += f" ({self.amounts:,} of them are numbers written in another way)"
         remedy = "correct the others, or leave the cell empty where nothing is known"
         if 2 * self.amounts >= n:
-            remedy = "write all as 1234.5: a decimal point, no separator of thousands, no % and no currency"
+            remedy = PLAIN
         return f"column {self.column}: {found}, so it is {became}; {remedy}; or pass --categorical {self.column}"
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether nearly all values are numbers, many in another notation, so that to leave the column out would be a mistake."""
+        digits = sum(n for text, n in self.others.items() if _DIGITS.fullmatch(text.strip()))
+        nearly = self.fitting + self.amounts >= NEARLY * (self.fitting + self.others.total())
+        return nearly and self.amounts > 2 * digits
 
     def shown(self) -> str:
         """Some of the values, for the terminal of whoever has the table."""
@@ -62,10 +73,15 @@ def find(column: str, wanted: Literal["numbers", "datetimes"], texts: Counter[st
         is_other = (np.isnat(datetimes.parse(list(texts))) & ~np.array(lacking)).tolist()
     others = Counter({text: n for (text, n), other in zip(texts.items(), is_other, strict=True) if other})
     fitting = texts.total() - others.total() - sum(n for n, lacks in zip(texts.values(), lacking, strict=True) if lacks)
-    amounts = sum(n for text, n in others.items() if _AMOUNT.fullmatch(text.strip())) if wanted == "numbers" else 0
+    amounts = count_amounts(others) if wanted == "numbers" else 0
     if not others or fitting + amounts <= MOSTLY * (fitting + others.total()):
         return None
     return Strays(column, wanted, fitting, others, amounts)
+
+
+def count_amounts(texts: Mapping[str, int]) -> int:
+    """How many of texts that are no numbers, with how often they are there, are numbers written in another way."""
+    return sum(n for text, n in texts.items() if _AMOUNT.fullmatch(text.strip()))
 
 
 def shown(texts: Mapping[str, int]) -> str:

@@ -40,6 +40,12 @@ def test_inspect_tells_what_a_bundle_holds(models_dir: Path, capsys: CapSys) -> 
         assert expected in told
 
 
+def test_inspect_tells_what_was_left_out_and_warned_of(models_dir: Path, capsys: CapSys) -> None:
+    publish(models_dir, version=NEW, dropped=("id",), warnings=("column time: is this a time?",))
+    assert run("inspect", "tiny", "--models-dir", str(models_dir)) == 0
+    assert "  left out: id: constant\n  warning: column time: is this a time?\n" in capsys.readouterr().out
+
+
 def test_promote_and_rollback(models_dir: Path, capsys: CapSys) -> None:
     publish(models_dir, version=NEW)
     assert run("rollback", "tiny", "--models-dir", str(models_dir)) == 0

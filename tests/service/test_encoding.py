@@ -189,6 +189,7 @@ class TestArrow:
 
     def test_numbers_in_a_dictionary(self):
         same(encode(COUNT, [1, None, 1]), encode_arrow(COUNT, dictionary_encode(Array([1, None, 1], DataType.int64()))))
+        same(encode(LEVEL, [3, None, 8]), encode_arrow(LEVEL, dictionary_encode(Array([3, None, 8], DataType.int64()))))
 
     def test_a_column_without_any_value(self):
         for feature in (AMOUNT, COUNTRY, ONLINE, TIME):

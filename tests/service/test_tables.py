@@ -146,7 +146,7 @@ class TestRefused:
             ),
             (
                 b",amount\n",
-                "FILE: column 1 of the header has no name; give it one, or save the table without its index",
+                "FILE: column 1 of the header has no name; give it one, or leave pandas' index out: df.to_csv(..., index=False)",
             ),
             (
                 b"1,2.5,-3\n4,5,6\n",
@@ -220,6 +220,11 @@ class TestRefused:
         pq.write_table(pa.table({"amount": [1.5] * 10_000}), tmp_path / "t.parquet")
         whole = (tmp_path / "t.parquet").read_bytes()
         assert refused(write(whole[:-20], "half.parquet")) == message
+
+    @pytest.mark.parametrize("name", ["t.json", "t.jsonl", "t.JSON.gz"])
+    def test_json_is_told_how_to_convert(self, write, name):
+        message = refused(write(b'[{"amount": 1}]', name))
+        assert message.startswith("FILE: tables are not read from JSON; convert it, for example by pandas.read_json(")
 
     def test_a_damaged_parquet_file(self, write, tmp_path):
         pq.write_table(pa.table({"amount": [1.5] * 10_000}), tmp_path / "t.parquet")

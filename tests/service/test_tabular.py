@@ -84,6 +84,7 @@ TYPES = {
     "dates": {"at": pa.array([date(2026, 1, 1)] * 5)},
     "timestamps": {"at": pa.array([datetime(2026, 1, 1)] * 4 + [None], pa.timestamp("ms", "Europe/Paris"))},
     "booleans": {"online": pa.array([True, None, False, True, True])},
+    "numbers in a dictionary": {"level": pa.array([10, None, 20, 10, 30]).dictionary_encode()},
     "whole numbers": {"level": pa.array([10, None, 20, 10, 30], pa.int32())},
 }
 

@@ -90,6 +90,7 @@ def publish(
     current: bool = True,
     alpha: float = 0.01,
     dropped: tuple[str, ...] | dict[str, Scalar | None] = (),
+    warnings: tuple[str, ...] = (),
     held_out: bool | None = None,
 ) -> Path:
     """Writes models_dir/name/version, and CURRENT; the folder of the version."""
@@ -105,6 +106,7 @@ def publish(
         name=name,
         features=features,
         dropped=tuple(Dropped(column=column, reason="constant", value=value) for column, value in left_out.items()),
+        warnings=warnings,
         score_kind="reconstruction",
         alpha=alpha,
         threshold=calibration.threshold(scores, alpha),

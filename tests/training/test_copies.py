@@ -64,6 +64,23 @@ def test_copies_are_seen_by_columns_that_tell_rows_apart_together() -> None:
     assert "column at hardly repeats" in (copies.warning(thrice, log) or "")
 
 
+@pytest.mark.parametrize("times", [2, 4, 20])
+def test_rows_that_all_have_many_copies_are_told(times: int) -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(600, 2)).round(6).astype(np.float32)
+    copied = random.permutation(rows.repeat(random.integers(times, times + 2, 600), axis=0))
+    numbers = [AMOUNT, AMOUNT.model_copy(update={"name": "weight"})]
+    assert f"{len(copied) - 600:,} of {len(copied):,} normal rows are copies" in (copies.warning(copied, numbers) or "")
+    assert "copies" in (copies.warning(copied[:, :1], numbers[:1]) or "")
+
+
+@pytest.mark.parametrize("step", [0.1, 5 / 1024, 1 / 3])
+def test_one_number_that_follows_from_another_makes_no_copies_of_coarse_ones(step: float) -> None:
+    number = np.random.default_rng(0).normal(500, 100, 20_000).round() * step
+    x = np.column_stack([number, number * 1.8 + 32]).astype(np.float32)
+    assert copies.warning(x, [AMOUNT, AMOUNT.model_copy(update={"name": "weight"})]) is None
+
+
 def test_a_value_that_many_rows_have_makes_no_copies_of_them() -> None:
     random = np.random.default_rng(0)
     amount = np.where(random.random(2000) < 0.4, 0, random.lognormal(3, 1, 2000).round(2))
@@ -106,10 +123,10 @@ def test_a_column_that_float32_makes_constant_is_dropped(tmp_path: Path) -> None
 
 def test_a_column_of_few_steps_of_float32_is_warned_of(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    epochs, ids = 1.7e9 + random.integers(0, 5000, 300), random.normal(size=300)
-    told = read_dataset(written(tmp_path / "t.csv", epoch=epochs.astype(int), a=ids)).warnings
+    serials, ids = 2.5e9 + random.integers(0, 5000, 300), random.normal(size=300)
+    told = read_dataset(written(tmp_path / "t.csv", serial=serials.astype(int), a=ids)).warnings
     assert len(told) == 1
-    assert told[0].startswith("column epoch: models compute in float32, which knows numbers of this size in steps of 1.3e+02")
+    assert told[0].startswith("column serial: models compute in float32, which knows numbers of this size in steps of 2.6e+02")
 
 
 @pytest.mark.parametrize("alone", [True, False])

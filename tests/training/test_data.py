@@ -135,6 +135,18 @@ class TestKinds:
         pq.write_table(pa.table({"n": N, "a": [5, 3, 5, None]}), tmp_path / "t.parquet")
         assert only(tmp_path / "t.parquet", kinds={"a": "categorical"}).categories == (5, 3)
 
+    @pytest.mark.parametrize("codes", [[301, 200, 301, None], [1, 0, 1, None]])
+    def test_a_dictionary_of_whole_numbers_is_a_category(self, tmp_path, codes):
+        """As pandas writes its categories, also where another file of the table has plain numbers."""
+        declared = pa.array(codes).dictionary_encode()
+        for name, column in (("a", pa.array(codes)), ("b", declared)):
+            pq.write_table(pa.table({"n": N, "a": column}), tmp_path / f"{name}.parquet")
+        expected = Feature(name="a", kind="categorical", integer=True, categories=(codes[0], codes[1]), missing_rate=0.25)
+        dataset = read_dataset(tmp_path / "b.parquet")
+        assert dataset.features[1] == only(tmp_path) == expected
+        np.testing.assert_array_equal(dataset.x[:, 1], np.array([0, 1, 0, np.nan], np.float32))
+        assert only(tmp_path / "b.parquet", kinds={"a": "numeric"}).kind == "numeric"
+
     def test_whole_numbers_that_float64_does_not_tell_apart_are_no_categories(self, table, tmp_path):
         """As texts they stay what they are; in Parquet they are refused."""
         large = 2**53
@@ -225,10 +237,29 @@ class TestAlmostNumbers:
             "column a: 90 % of its values are plain datetimes and 40 are not, so it is a category"
         )
 
-    def test_an_identifier_of_amounts_is_told_of_as_well(self, table):
-        dataset = self.told(table({"n": [i % 7 for i in range(300)], "a": [f"{i}%" for i in range(300)]}))
+    def test_columns_that_would_be_left_out_for_their_notation_are_refused(self, tmp_path):
+        path, rows = tmp_path / "t.csv", range(300)
+        path.write_text("n;a;b;c\n" + "".join(f"{i % 7};{i},5;{i / 4};{i % 50}.{i:03},25 €\n" for i in rows))
+        message = refused(path)
+        assert message.startswith("FILE: columns a, c: numbers written in another way ('0,5', '1,5', '10,5'), of which nothing")
+        assert message.endswith("no % and no currency; or name each of them in --drop or --categorical")
+        assert [feature.name for feature in read_dataset(path, drop=["a", "c"]).features] == ["n", "b"]
+        kept = read_dataset(path, kinds={"a": "categorical", "c": "categorical"}).features
+        assert [feature.kind for feature in kept] == ["numeric", "categorical", "numeric", "categorical"]
+
+    @pytest.mark.parametrize(
+        "cell",
+        ["612 345 {:03}", "30.123.{:03}", "+49 89 {}", "No. {}", "{},5 of 7", "1 May, {}", "T{}", "{}/25"],
+    )
+    def test_telephones_identifiers_and_words_are_left_out_as_ever(self, table, cell):
+        cells = [f'"{cell.format(i)}"' for i in range(300)]
+        dataset = read_dataset(table({"n": [i % 7 for i in range(300)], "a": cells}))
         assert [dropped.column for dropped in dataset.dropped] == ["a"]
-        assert "so it is left out; write all as 1234.5" in dataset.warnings[0]
+
+    def test_a_few_numbers_in_another_notation_are_told_how_to_write_them(self, table):
+        message = refused(table({"n": range(1_000), "a": ['"1,016.44"' if i % 200 == 7 else i for i in range(1_000)]}))
+        found = "not a number, as 5 of 1,000 values ('1,016.44')"
+        assert message == f"FILE, row 8 (line 9), column a: {found}; {strays.PLAIN}; or pass --categorical a"
 
     def test_categories_that_blanks_alone_tell_apart(self, table):
         dataset = self.told(table({"n": range(8), "a": ["DE", "DE ", " AT", "AT", "FR", " US", "FR", "DE"]}))
@@ -282,6 +313,35 @@ class TestCodes:
     )
     def test_numbers_stay_numbers(self, table, cells):
         assert only(table({"n": N * 100, "a": cells})).kind == "numeric"
+
+    @pytest.mark.parametrize("codes", [[200, 301, 404, 500], [10, 70, 300], [1, 2, 7, 40, 80]])
+    def test_few_numbers_with_gaps_between_them_may_be_codes(self, table, codes):
+        path = table({"n": N * 100, "a": (codes * 400)[:400]})
+        dataset = read_dataset(path)
+        assert dataset.features[1].kind == "numeric"
+        read = f"{len(codes)} whole numbers with gaps between them, read as amounts"
+        assert dataset.warnings == (f"column a: {read}; if these are codes, pass --categorical a",)
+        for kind in ("numeric", "categorical"):
+            assert not read_dataset(path, kinds={"a": kind}).warnings
+
+    @pytest.mark.parametrize(
+        "numbers",
+        [
+            range(20, 70, 5),
+            [1, 2, 3, 5, 8, 9],
+            [10, 20, 30, 50, 80, 100],
+            [5, 10, 20, 50, 100, 200, 1000],
+            [64, 128, 256, 512, 4096],
+            [0, 3, 90, 700],
+            [6, 12, 24, 36, 60],
+            [1, 1000],
+            [*range(1, 42, 2), 900],
+            [3] * 200 + [4] * 190 + [950],
+        ],
+        ids=["steps", "counts", "tens", "coins", "powers of two", "from 0", "months", "two", "many", "a rare one"],
+    )
+    def test_other_numbers_are_not_asked_about(self, table, numbers):
+        assert not read_dataset(table({"n": N * 100, "a": ([*numbers] * 400)[:400]})).warnings
 
     def test_where_nearly_every_row_has_another_they_are_an_identifier(self, table):
         (dropped,) = read_dataset(table({"n": N * 100, "a": [f"{i:06}" for i in range(400)]})).dropped

@@ -1,0 +1,101 @@
+"""Rows that resemble the rows before them are told, and rows that are only sorted, or in blocks, are not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.manifest import Feature
+from tests.training.test_copies import written
+from training import order
+from training.data import read_dataset
+
+N = 3_000
+
+
+def numbers(k: int) -> list[Feature]:
+    return [Feature(name=f"n{place}", kind="numeric") for place in range(k)]
+
+
+def category(levels: int) -> Feature:
+    return Feature(name="sort", kind="categorical", categories=tuple(map(str, range(levels))))
+
+
+def series(phi: float, k: int, seed: int = 0) -> NDArray[np.float64]:
+    """(N, k) stationary autoregressions of first order."""
+    random = np.random.default_rng(seed)
+    steps = random.normal(size=(N, k)) * np.sqrt(1 - phi**2)
+    steps[0] = random.normal(size=k)
+    for row in range(1, N):
+        steps[row] += phi * steps[row - 1]
+    return steps
+
+
+def told(x: NDArray[np.float64], features: list[Feature]) -> str:
+    return order.warning(x.astype(np.float32), features) or ""
+
+
+@pytest.mark.parametrize("phi", [0.9, 0.99, 0.999])
+def test_a_time_series_is_told_and_its_rows_in_another_order_are_not(phi: float) -> None:
+    random = np.random.default_rng(1)
+    x = series(phi, 3) @ random.normal(size=(3, 8)) + 0.1 * random.normal(size=(N, 8))
+    x[random.random(x.shape) < 0.1] = np.nan
+    assert told(x, numbers(8)).startswith("rows resemble the rows before them, most of all in columns")
+    assert not told(random.permutation(x), numbers(8))
+
+
+def test_the_series_of_several_machines_one_after_another_are_told() -> None:
+    machine = np.repeat(np.arange(10), N // 10)
+    x = series(0.9, 4) + 3 * np.random.default_rng(1).normal(size=(10, 4))[machine]
+    assert "rows resemble the rows before them" in told(np.column_stack([x, machine]), [*numbers(4), category(10)])
+
+
+def test_a_column_that_wanders_is_named_alone(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    columns = {"level": np.cumsum(random.normal(size=500)).round(4), "noise": random.normal(size=500).round(4)}
+    warnings = read_dataset(written(tmp_path / "t.csv", **columns)).warnings
+    assert [warning.split(":")[0] for warning in warnings] == ["rows resemble the rows before them, most of all in column level"]
+
+
+def test_a_drift_under_noise_is_told() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(10_000, 3))
+    x[:, 1] += np.linspace(0, 3, len(x))
+    assert told(x, numbers(3)).startswith("the last rows differ from the first ones, most of all in column n1")
+
+
+@pytest.mark.parametrize("levels", [2, 3, 5])
+def test_blocks_of_sorts_of_records_are_not_told(levels: int) -> None:
+    random = np.random.default_rng(0)
+    sort = np.sort(random.integers(0, levels, N))
+    x = random.normal(size=(N, 4)) + 3 * random.normal(size=(levels, 4))[sort]
+    assert not told(x, numbers(4))
+    assert not told(np.column_stack([x, sort]), [*numbers(4), category(levels)])
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_sorted_tables_are_not_told(files: int) -> None:
+    random = np.random.default_rng(0)
+    amount = np.sort(random.lognormal(3, 1, N))
+    x = np.column_stack([amount, 0.02 * amount + 0.01 * random.normal(size=N), random.normal(size=N)])
+    assert not told(np.concatenate([x[start::files] for start in range(files)]), numbers(3))
+
+
+def test_rows_in_no_order_are_not_told() -> None:
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        x = np.column_stack([random.lognormal(0, 3, (300, 4)), random.poisson(0.1, (300, 4)), random.normal(size=(300, 4))])
+        x[:, 8:][random.random((300, 4)) < 0.5] = np.nan
+        assert not told(x, numbers(12))
+
+
+@pytest.mark.parametrize("unit", [1, 1_000])
+def test_an_epoch_may_be_a_time(tmp_path: Path, unit: int) -> None:
+    random = np.random.default_rng(0)
+    columns = {"at": unit * (1_600_000_000 + np.cumsum(random.integers(1, 10**5, 300))), "a": random.normal(size=300).round(4)}
+    warnings = read_dataset(written(tmp_path / "t.csv", **columns)).warnings
+    assert len(warnings) == 1
+    assert warnings[0].startswith("column at: its whole numbers look like times in seconds or milliseconds since 1970")
+    columns["at"] = columns["at"] // 10
+    assert not any("1970" in warning for warning in read_dataset(written(tmp_path / "t.csv", **columns)).warnings)

@@ -1,0 +1,163 @@
+"""Whether rows resemble those before them, as in a time series: then records held out at random are no test of later ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.manifest import Feature, column_slices
+from training.kinds import is_epoch
+
+LEAST = 200  # values of a column, below which nothing is said of it
+OTHERS = 30  # of them that are not its most frequent one
+LAG_1 = 0.5  # rank correlation of successive values, from which it matters
+LAGS = (2, 4, 16, 32)  # rows, over one of which a column must move farther than over one
+FEW = 100  # lags in a table, of fewer of which too many reach over the ends of what may be blocks
+FARTHER = 0.57  # share of rows for which it does; a half where rows are in no order within a block
+CERTAIN = 4.0  # standard deviations
+ONE_WAY = 0.9  # of a column's steps, from which the table is sorted by it, or several such tables are
+EVEN = 0.5  # of the mean step, to which the steps of a clock differ at most
+SELDOM = 10  # rows from change to change, on average, of a column in blocks
+DRIFT = 0.5  # distance of Kolmogorov and Smirnov between the first and the last fifth
+PARTS = 8  # of the rows, in most of which a column that drifts moves
+CREEP = 3.0  # standard errors of the median of these moves
+CELLS, MOST = 1 << 22, 50_000  # values, and rows of one column, that are looked at: the first, and as many spread over all
+SHOWN = 3  # columns
+
+Values = NDArray[np.float32]
+
+
+def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
+    """What the user should know of records x (N, C), in the order of the table, that resemble the rows before them; or None.
+
+    Asked of columns of numbers. A table that is sorted, or in blocks of sorts of records, has such columns, too, and nothing is
+    wrong. So nothing is said of a table that is sorted by a number; and otherwise not only must successive values be alike, but
+    within a block the next one be closer than a later one, which the order of a time series makes so. Where the rows are not in
+    groups of a category, the first and the last ones are compared, too.
+    """
+    most = max(1_000, min(MOST, CELLS // max(1, x.shape[1])))
+    first, spread = x[:most], x[:: max(1, -(-len(x) // most))]
+    columns = [
+        (feature, first[:, at.start], spread[:, at.start]) for feature, at in zip(features, column_slices(features), strict=True)
+    ]
+    block = _blocks([column for feature, column, _ in columns if feature.kind in ("categorical", "boolean")], len(first))
+    if any(_is_sorted_by(feature, column[~np.isnan(column)]) for feature, column, _ in columns):
+        return None
+    grouped = any(_is_in_groups(feature, column) for feature, _, column in columns)
+    alike: dict[str, float] = {}
+    moved: dict[str, float] = {}
+    for feature, column, throughout in columns:
+        there = ~np.isnan(column)
+        values, of_all = column[there], throughout[~np.isnan(throughout)]
+        if feature.kind != "numeric" or not _varies(values) or _goes_one_way(values):
+            continue
+        successive = _lag_1(values)
+        if successive >= LAG_1 and any(_is_farther(values, block[there], lag) for lag in LAGS):
+            alike[feature.name] = successive
+        elif not grouped and (distance := _drift(of_all)) >= DRIFT and _creeps(of_all):
+            moved[feature.name] = distance
+    if not alike and not moved:
+        return None
+    if alike:
+        found = f"rows resemble the rows before them, most of all in {_named(alike)}"
+    else:
+        found = f"the last rows differ from the first ones, most of all in {_named(moved)}"
+    return (
+        f"{found}: if they are in the order of time, the records held out look like their neighbours, which trained, and later "
+        "records are flagged more often than alpha says; evaluate on a later table, fit often on recent rows, and leave out "
+        "columns that wander or write their changes instead; if the table is only sorted, nothing is wrong"
+    )
+
+
+def _named(found: dict[str, float]) -> str:
+    """The columns in which it is most so."""
+    names = sorted(found, key=lambda name: -found[name])
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return f"column{'s' * (len(names) > 1)} {', '.join(names[:SHOWN])}{more}"
+
+
+def _varies(values: Values) -> bool:
+    """Whether there are values enough, and enough of them beside the most frequent one, that chance puts few side by side."""
+    return len(values) >= LEAST and len(values) - int(np.unique(values, return_counts=True)[1].max()) >= OTHERS
+
+
+def _lag_1(values: Values) -> float:
+    """The correlation of the ranks of successive values."""
+    rank = _ranks(values)
+    return float(rank[1:] @ rank[:-1] / (rank @ rank))
+
+
+def _ranks(values: Values) -> NDArray[np.float64]:
+    """(n,) ranks, those of equal values at their mean, less the mean of all."""
+    _, of_value, count = np.unique(values, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[of_value]
+    return np.asarray(rank - rank.mean())
+
+
+def _is_farther(values: Values, block: NDArray[np.intp], lag: int) -> bool:
+    """Whether the value `lag` rows on differs more than the next one, in rows of one block; were they in no order: as often."""
+    if len(values) < FEW * lag:
+        return False
+    same = block[lag:] == block[:-lag]
+    near, far = np.abs(values[1 : len(values) - lag + 1] - values[:-lag])[same], np.abs(values[lag:] - values[:-lag])[same]
+    if not len(near):
+        return False
+    share = float((far > near).mean() + (far >= near).mean()) / 2
+    return bool(share >= max(FARTHER, 0.5 + CERTAIN / 2 / np.sqrt(len(near))))
+
+
+def _drift(values: Values) -> float:
+    """The largest difference between the cumulative shares of the first and the last fifth; 0 where chance may make it."""
+    fifth = len(values) // 5
+    first, last = np.sort(values[:fifth]), np.sort(values[-fifth:])
+    every = np.concatenate([first, last])
+    shares = [np.searchsorted(part, every, "right") / fifth for part in (first, last)]
+    distance = float(np.abs(shares[0] - shares[1]).max())
+    return distance if fifth * distance**2 > CERTAIN**2 else 0.0
+
+
+def _creeps(values: Values) -> bool:
+    """Whether values go on moving throughout, and not in some jumps from block to block: by the median of PARTS of the rows."""
+    parts = [np.array_split(part, 2) for part in np.array_split(_ranks(values), PARTS)]
+    moves = np.array([second.mean() - first.mean() for first, second in parts])
+    errors = [np.sqrt(first.var() / len(first) + second.var() / len(second)) for first, second in parts]
+    middle = np.median(moves)
+    error = max(np.median(errors), 1.4826 * np.median(np.abs(moves - middle)))
+    return bool(abs(middle) > CREEP * 1.2533 * error / np.sqrt(PARTS))
+
+
+def _goes_one_way(values: Values) -> bool:
+    """Whether a table is sorted by these values."""
+    steps = np.diff(values)
+    up, down = int((steps > 0).sum()), int((steps < 0).sum())
+    return max(up, down) >= ONE_WAY * (up + down)
+
+
+def _is_sorted_by(feature: Feature, values: Values) -> bool:
+    """Whether the table is sorted by a column of numbers that is not the time, nor counts the rows."""
+    if feature.kind != "numeric" or not _varies(values) or not _goes_one_way(values):
+        return False
+    steps = np.diff(values)
+    counts = feature.integer and ((steps > 0).all() or is_epoch(float(values.min()), float(values.max())))
+    return not (counts or steps.std() < EVEN * abs(steps.mean()))
+
+
+def _is_in_groups(feature: Feature, column: Values) -> bool:
+    """Whether the rows of a category follow each other."""
+    values = column[~np.isnan(column)]
+    if feature.kind not in ("categorical", "boolean") or not len(values):
+        return False
+    return 1 < 1 + int((np.diff(values) != 0).sum()) <= 2 * len(np.unique(values))
+
+
+def _blocks(columns: Sequence[Values], n: int) -> NDArray[np.intp]:
+    """(n,) a number for each run of rows in which columns that seldom change do not."""
+    begins = np.zeros(n, np.bool_)
+    for column in columns:
+        codes = np.nan_to_num(column, nan=-1.0)
+        changes = np.flatnonzero(np.diff(codes) != 0) + 1
+        if len(changes) * SELDOM <= n:
+            begins[changes] = True
+    return np.cumsum(begins)
