@@ -307,14 +307,18 @@ class Registry:
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._loader, partial(function, *args, **more))
 
+    async def look(self) -> None:
+        """Looks for new versions, and for the shadow's; what keeps it from that is logged."""
+        try:
+            await self.refresh()
+            self._look_for_shadow()
+        except Exception as error:  # noqa: BLE001 - a folder that cannot be read today may be read tomorrow
+            self._note_failed_look(error)
+
     async def _poll_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.reload_seconds)
-            try:
-                await self.refresh()
-                self._look_for_shadow()
-            except Exception as error:  # noqa: BLE001 - a folder that cannot be read today may be read tomorrow
-                self._note_failed_look(error)
+            await self.look()
 
 
 def _look_at_current(models_dir: Path, name: str) -> Seen:

@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
         cast(Service, self.config.loaded_app).refuse_unfinished = self._refuse_unfinished
         self._loop = asyncio.get_running_loop()
         self._told_at = -math.inf  # when it was last said that there are too many connections
-        self._opening = set[asyncio.Task[Any]]()
+        self._tasks = set[asyncio.Task[Any]]()
         self._listening = [listener.dup() for server in self.servers for listener in server.sockets]
         for shared in sockets or ():
             shared.listen(self.config.backlog)
@@ -58,6 +58,14 @@ class Server(uvicorn.Server):
         for listener in self._listening:
             listener.setblocking(False)
             self._loop.add_reader(listener, self._accept, listener)
+        if not sockets:  # of several workers, their supervisor has the signals
+            self._loop.add_signal_handler(signal.SIGHUP, self._look_for_versions)
+
+    def _look_for_versions(self) -> None:
+        """What a reload is to a service manager; by default the signal would end the process at once."""
+        looking = self._loop.create_task(cast(Service, self.config.loaded_app).registry.look())
+        self._tasks.add(looking)
+        looking.add_done_callback(self._tasks.discard)
 
     def _accept(self, listener: socket.socket) -> None:
         self._take(listener, self._due)
@@ -77,7 +85,7 @@ class Server(uvicorn.Server):
                 connection, _ = listener.accept()
                 connection.setblocking(False)
                 opening = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
-                self._opening.add(opening)
+                self._tasks.add(opening)
                 opening.add_done_callback(self._opened)
         except OSError as error:  # none is left; or it is gone by now; or there are too many: the next turn sees to it
             if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -91,7 +99,7 @@ class Server(uvicorn.Server):
             log.event(WARNING, "too many open connections: raise the limit of open files (ulimit -n)")
 
     def _opened(self, opening: asyncio.Task[Any]) -> None:
-        self._opening.discard(opening)
+        self._tasks.discard(opening)
         if not opening.cancelled():
             opening.exception()  # of a client that has gone meanwhile, which is nobody's fault
 
@@ -208,6 +216,8 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
     if links:
         log.event(WARNING, f"{min(links)} is Kubernetes' and no setting: ignored, as all that it sets for a Service of that name")
     _allow_connections()
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # sent by habit to have logs reopened; they would end the process
+        signal.signal(number, signal.SIG_IGN)
     config = uvicorn.Config(
         "service.app:create_app",
         factory=True,

@@ -23,7 +23,7 @@ from service.settings import Settings
 from tests.service.test_direct import request
 from tests.service.test_http_protocol import BODY, DEADLINE, POST, WHOLE, read_answer, serving
 from tests.service.test_workers import wait_for
-from tests.service.tiny_bundle import GOOD
+from tests.service.tiny_bundle import GOOD, publish
 
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 LATER = Settings.idle_seconds + 1.0
@@ -49,6 +49,22 @@ def test_what_was_sent_before_the_signal_is_answered(bundle_dir: Path, workers: 
             assert status in (200, 503)
             assert headers.get("connection") == "close" or status == 200
         assert server.process.wait(DEADLINE) in (0, -signal.SIGTERM)
+
+
+def test_a_reload_of_a_service_manager_looks_for_new_versions_and_ends_nothing(tmp_path: Path) -> None:
+    publish(tmp_path)
+    with serving(tmp_path, reload_seconds="0") as server, closing(open_when_ready(server.port)) as connection:
+        newer = publish(tmp_path, version="20990102T000000Z-made01").name
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+            server.process.send_signal(number)
+
+        def is_taken_up() -> bool:
+            connection.sendall(WHOLE)
+            status, _, document = read_answer(connection)
+            assert status == 200
+            return bool(document["version"] == newer)
+
+        wait_for(is_taken_up)
 
 
 def test_a_worker_that_is_stopped_keeps_nobody_from_ending(bundle_dir: Path) -> None:
