@@ -113,9 +113,7 @@ class Settings:
     shadow: tuple[str, str] | None = _setting(
         None, _version, "NAME:VERSION, scored beside the served version of that model and never answered, only compared"
     )
-    host: str = _setting(
-        "127.0.0.1", str, "the address that `serve` listens on; `::` is IPv6 alone with one worker"
-    )
+    host: str = _setting("127.0.0.1", str, "the address that `serve` listens on; `::` is IPv6 alone with one worker")
     port: int = _setting(8000, _whole(0, 65535), "the port that `serve` listens on; 0: any free one")
     workers: int = _setting(1, _whole(1, 1024), "processes that `serve` starts; each holds its own copy of the models")
     provider: ProviderChoice = _setting(

@@ -6,7 +6,6 @@ batch that holds values chooses; a column that turns out to be something else as
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from typing import Literal
@@ -20,12 +19,10 @@ from service import arrow, datetimes
 from service.manifest import Feature, Kind, Scalar
 from service.sources import Source, TableError
 from training import strays
+from training.whole_numbers import FEW_CODES, is_epoch, looks_like_codes
 
 MOST_CATEGORIES = 10_000
 FEW_LEVELS = 100  # a text column with more of them, in most rows another one, names its rows
-FEW_CODES = 20  # distinct whole numbers at most, that may be codes
-CODES_FILL = 0.15  # of the numbers that their steps could reach
-CODE_LEAST, CODE_SHARE = 5, 0.001  # rows, and share of them, that each code has at least
 FEW_ROWS = 20  # so does one of at least so many values that all differ
 STRAY = 0.01  # up to this share of cells that are no number among numbers is a mistake; beyond it, the column is text
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -40,8 +37,6 @@ YES_AND_NO = (
 )
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 WHOLE_MAX = 2.0**53  # float64 tells whole numbers apart up to here
-
-EPOCHS = 946_684_800, 2_208_988_800  # 2000-01-01 and 2040-01-01 in seconds since 1970
 
 Mode = Literal["numbers", "datetimes", "texts"]
 CODE = re.compile(r"\s*(?:0|(\+))\d+\s*", re.ASCII)  # 01067, +49111
@@ -197,26 +192,10 @@ class Column:
             return [
                 f"column {self.name}: {len(self.texts)} categories; those beyond the {MOST_CATEGORIES} most frequent are unknown"
             ]
-        if self._looks_like_codes():
+        if not self.asked and self.mode == "numbers" and self.integer and looks_like_codes(self.whole, self.present.total()):
             read = f"{len(self.whole)} whole numbers with gaps between them, read as amounts"
             return [f"column {self.name}: {read}; if these are codes, pass --categorical {self.name}"]
         return []
-
-    def _looks_like_codes(self) -> bool:
-        """Whether few whole numbers come again and again, thinly on the grid of their steps, as codes such as 200, 301, 404 do.
-
-        Not so are counts, which begin at 0 and have a tail of rare ones, steps of 5 or 10, powers of 2, and coins: 1, 2, 5, 10.
-        """
-        if self.asked or self.mode != "numbers" or not self.integer or not 3 <= len(self.whole) <= FEW_CODES:
-            return False
-        numbers = sorted(map(int, self.whole))
-        if numbers[0] <= 0 or min(self.whole.values()) < max(CODE_LEAST, CODE_SHARE * self.present.total()):
-            return False
-        step = math.gcd(*(number - numbers[0] for number in numbers))
-        thin = len(numbers) <= CODES_FILL * ((numbers[-1] - numbers[0]) // step + 1)
-        powers = all(number & (number - 1) == 0 for number in numbers)
-        coins = all(str(number).rstrip("0") in ("1", "2", "25", "5") for number in numbers)
-        return thin and not powers and not coins
 
     def _check_families(self) -> None:
         for family, source in self.families.items():
@@ -359,11 +338,6 @@ class Column:
             return Feature(name=self.name, kind="categorical", integer=True, categories=codes, missing_rate=missing_rate)
         texts = tuple(ordered[:MOST_CATEGORIES])
         return Feature(name=self.name, kind="categorical", categories=texts, missing_rate=missing_rate)
-
-
-def is_epoch(low: float, high: float) -> bool:
-    """Whether numbers from low to high lie where times of 2000 to 2040 do, in seconds or milliseconds since 1970."""
-    return any(EPOCHS[0] * unit <= low and high < EPOCHS[1] * unit for unit in (1, 1_000))
 
 
 def _family(array: Array, source: Source) -> str:
