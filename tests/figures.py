@@ -46,7 +46,8 @@ def _next(place: Workplace, block: Any, told: str, wrong: list[str]) -> tuple[st
             *(f"{path}: {meant.get(path)} is {found.get(path)}" for path in meant if _far(meant[path], found.get(path))),
         ]
     if block.language == "text" and told:
-        pairs = zip(_lines(block.text), _lines(told), strict=False)
+        shown, given = _lines(block.text), _lines(told)  # a block may begin with what stands on standard error
+        pairs = zip(reversed(shown), reversed(given), strict=False)
         return "", [*wrong, *(f"{one}\n  is {other}" for one, other in pairs if _differ(one, other))]
     return "", wrong
 
