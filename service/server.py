@@ -217,7 +217,8 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
         log.event(WARNING, f"{min(links)} is Kubernetes' and no setting: ignored, as all that it sets for a Service of that name")
     _allow_connections()
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # sent by habit to have logs reopened; they would end the process
-        signal.signal(number, signal.SIG_IGN)
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.SIG_IGN)
     config = uvicorn.Config(
         "service.app:create_app",
         factory=True,
