@@ -6,6 +6,7 @@ in CSV files it does. A missing value is no other value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -85,7 +86,7 @@ def differs(constant: Scalar, value: Any) -> bool:
     if isinstance(value, int | float) and not isinstance(constant, str):
         if abs(value) > FLOAT32_MAX:
             return True
-        return not np.isnan(value) and bool(np.float32(value) != np.float32(constant))
+        return not math.isnan(value) and bool(np.float32(value) != np.float32(constant))
     return value != constant and not (isinstance(value, str) and value in arrow.MISSING)
 
 

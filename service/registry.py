@@ -199,9 +199,9 @@ class Registry:
             self._blind = None
         await self._tell_whether_ready()
 
-    def _note_failed_look(self, error: Exception) -> None:
+    def _note_failed_look(self, error: OSError) -> None:
         """Logs it once for each reason; where nothing is served, that is told with the reason."""
-        what = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        what = error.strerror or type(error).__name__
         what = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read: {what}"
         reason = f"The folder of the models {what}."
         if reason != self._blind and self._live:
@@ -312,8 +312,8 @@ class Registry:
         try:
             await self.refresh()
             self._look_for_shadow()
-        except Exception as error:  # noqa: BLE001 - a folder that cannot be read today may be read tomorrow
-            self._note_failed_look(error)
+        except Exception as error:  # noqa: BLE001 - it must not end the looking
+            log.event(logging.ERROR, "looking for new versions failed", error=type(error).__name__)
 
     async def _poll_for_ever(self) -> None:
         while True:

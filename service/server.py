@@ -58,8 +58,7 @@ class Server(uvicorn.Server):
         for listener in self._listening:
             listener.setblocking(False)
             self._loop.add_reader(listener, self._accept, listener)
-        if not sockets:  # of several workers, their supervisor has the signals
-            self._loop.add_signal_handler(signal.SIGHUP, self._look_for_versions)
+        self._loop.add_signal_handler(signal.SIGHUP, self._look_for_versions)
 
     def _look_for_versions(self) -> None:
         """What a reload is to a service manager; by default the signal would end the process at once."""
@@ -188,6 +187,12 @@ class Supervisor(multiprocess.Multiprocess):
         multiprocess.Process = Worker  # type: ignore[misc] # uvicorn has no other way to tell which
         super().run()
 
+    def handle_hup(self) -> None:
+        """Has each worker look for new versions; uvicorn's would replace them, and wait for each. One that starts ignores it."""
+        for worker in self.processes:
+            if worker.process.is_alive():
+                os.kill(cast(int, worker.pid), signal.SIGHUP)
+
     def keep_subprocess_alive(self) -> None:
         """Replaces those that have died or do not answer, and logs how each ended."""
         before = list(self.processes)
@@ -216,7 +221,8 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
     if links:
         log.event(WARNING, f"{min(links)} is Kubernetes' and no setting: ignored, as all that it sets for a Service of that name")
     _allow_connections()
-    for number in (signal.SIGUSR1, signal.SIGUSR2):  # sent by habit to have logs reopened; they would end the process
+    # Sent by habit to have logs reopened or settings read, these would end the process; SIGHUP has a use once it serves.
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.SIG_IGN)
     config = uvicorn.Config(

@@ -29,6 +29,9 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
     whole = _digests(x)
     is_copy = np.ones(len(x), np.bool_)
     is_copy[np.unique(whole, return_index=True)[1]] = False
+    least = max(1, SHARE * len(x))
+    if is_copy.sum() < least:
+        return None
     columns = [list(range(at.start, at.stop)) for at in column_slices(features)]
     keys = [(f"column {feature.name} hardly repeats", own) for feature, own in zip(features, columns, strict=True)]
     if len(features) > SEVERAL:
@@ -38,15 +41,16 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
     for told, key in keys:
         there = ~np.isnan(x[:, key]).all(1)
         repeated = int((is_copy & there).sum())
-        if repeated >= max(1, SHARE * len(x)) and _is_copied(x[there], whole[there], key, KEY * len(x[there])):
+        if repeated >= least and _is_copied(x[there], whole[there], key, KEY * len(x[there])):
             return _told(repeated, len(x), told)
     for feature, key in zip(features, columns, strict=True):
         if feature.kind != "numeric" or feature.integer:
             continue
         there = ~np.isnan(x[:, key[0]])
-        repeated, rows = int((is_copy & there).sum()), len(np.unique(whole[there]))
-        fine = repeated >= max(1, SHARE * len(x)) and _is_fine(x[there, key[0]])
-        if fine and _is_copied(x[there], whole[there], key, KEY * rows):
+        repeated = int((is_copy & there).sum())
+        if repeated < least or not _is_fine(x[there, key[0]]):
+            continue
+        if _is_copied(x[there], whole[there], key, KEY * len(np.unique(whole[there]))):
             return _told(repeated, len(x), f"the numbers of column {feature.name} are too fine to repeat by themselves")
     return None
 
@@ -75,10 +79,10 @@ def _is_copied(x: NDArray[np.float32], whole: NDArray[np.uint64], key: Sequence[
 
     least: of how many values a key has to be.
     """
-    rest = np.delete(x, key, axis=1)
     _, of_key, count = np.unique(_digests(x[:, key]), return_inverse=True, return_counts=True)
     if len(count) < least:
         return False
+    rest = np.delete(x, key, axis=1)
     distinct = np.unique(np.column_stack([of_key.astype(np.uint64), whole]), axis=0)[:, 0].astype(int)
     repeated = count > 1
     copied = repeated & (np.bincount(distinct, minlength=len(count)) == 1)  # all rows of this value are the same row

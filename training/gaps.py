@@ -14,10 +14,10 @@ UNKNOWN = 0.1
 
 
 def counts_of(slots: Slots, scale: Tensor, reals: int) -> Tensor:
-    """(N, D) how much each slot counts in a distance: the scale (N, 1) where there is a value, else FILLED, or 0 of no number.
+    """(N, D) how much each slot counts in a distance: the scale (N, 1) where there is a value, FILLED where a number is missing.
 
-    Half of a level is near no level: a category that is missing would be farther from all records than its neighbours ever are.
-    reals: the slots of numbers, which come first.
+    A boolean or category that is missing does not count: half of each level is near none, so that it would be farther from all
+    records than its neighbours ever are. reals: the slots of numbers and datetimes, which come first.
     """
     filled = torch.cat([torch.full((reals,), FILLED), torch.zeros(int(slots.missing.shape[1]) - reals)])
     return torch.where(slots.missing, filled.to(scale), scale)

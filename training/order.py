@@ -14,13 +14,14 @@ LEAST = 200  # values of a column, below which nothing is said of it
 OTHERS = 30  # of them that are not its most frequent one
 LAG_1 = 0.5  # rank correlation of successive values, from which it matters
 LAGS = (2, 4, 16, 32)  # rows, over one of which a column must move farther than over one
-FEW = 100  # lags in a table, of fewer of which too many reach over the ends of what may be blocks
+FEW = 100  # times a lag that a table is long at least: in a shorter one too many pairs reach from one block into the next
 FARTHER = 0.57  # share of rows for which it does; a half where rows are in no order within a block
 CERTAIN = 4.0  # standard deviations
 ONE_WAY = 0.9  # of a column's steps, from which the table is sorted by it, or several such tables are
 EVEN = 0.5  # of the mean step, to which the steps of a clock differ at most
 SELDOM = 10  # rows from change to change, on average, of a column in blocks
 DRIFT = 0.5  # distance of Kolmogorov and Smirnov between the first and the last fifth
+TELLS = 100  # steps of float32: whole numbers that differ by less than so many on average become equal
 PARTS = 8  # of the rows, in most of which a column that drifts moves
 CREEP = 3.0  # standard errors of the median of these moves
 CELLS, MOST = 1 << 22, 50_000  # values, and rows of one column, that are looked at: the first, and as many spread over all
@@ -111,6 +112,8 @@ def _is_farther(values: Values, block: NDArray[np.intp], lag: int) -> bool:
 def _drift(values: Values) -> float:
     """The largest difference between the cumulative shares of the first and the last fifth; 0 where chance may make it."""
     fifth = len(values) // 5
+    if not fifth:  # every so many rows are looked at, and few of these have a value
+        return 0.0
     first, last = np.sort(values[:fifth]), np.sort(values[-fifth:])
     every = np.concatenate([first, last])
     shares = [np.searchsorted(part, every, "right") / fifth for part in (first, last)]
@@ -129,18 +132,21 @@ def _creeps(values: Values) -> bool:
 
 
 def _goes_one_way(values: Values) -> bool:
-    """Whether a table is sorted by these values."""
+    """Whether nearly all steps that are any go the same way."""
     steps = np.diff(values)
     up, down = int((steps > 0).sum()), int((steps < 0).sum())
     return max(up, down) >= ONE_WAY * (up + down)
 
 
 def _is_sorted_by(feature: Feature, values: Values) -> bool:
-    """Whether the table is sorted by a column of numbers that is not the time, nor counts the rows."""
+    """Whether the table is sorted by a column of numbers that is not the time, nor counts the rows, up or down."""
     if feature.kind != "numeric" or not _varies(values) or not _goes_one_way(values):
         return False
     steps = np.diff(values)
-    counts = feature.integer and ((steps > 0).all() or is_epoch(float(values.min()), float(values.max())))
+    onward = (steps >= 0).all() or (steps <= 0).all()
+    close = np.abs(steps).mean() < TELLS * np.spacing(np.abs(values).max())
+    is_count = onward and (close or (steps != 0).all())
+    counts = feature.integer and (is_count or is_epoch(float(values.min()), float(values.max())))
     return not (counts or steps.std() < EVEN * abs(steps.mean()))
 
 
@@ -149,7 +155,7 @@ def _is_in_groups(feature: Feature, column: Values) -> bool:
     values = column[~np.isnan(column)]
     if feature.kind not in ("categorical", "boolean") or not len(values):
         return False
-    return 1 < 1 + int((np.diff(values) != 0).sum()) <= 2 * len(np.unique(values))
+    return bool(0 < np.count_nonzero(np.diff(values)) < 2 * len(np.unique(values)))
 
 
 def _blocks(columns: Sequence[Values], n: int) -> NDArray[np.intp]:

@@ -23,7 +23,7 @@ RTOL_UNCLEAR = 1e-2  # of the score, where last bits choose which remembered rec
 RTOL_SUM = 1e-5
 GOLDEN = 16  # records, and so many more at most for what is expected of them
 OCTANTS = 8  # of a day, a week or a year
-TWICE = 2  # service/detector.py lets one golden record a column differ
+TWICE = 2  # records of which a thing is expected: service/detector.py lets one of each column differ
 PROVED = 1_000  # records, at most
 EDGE = np.finfo(np.float32).max
 

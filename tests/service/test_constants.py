@@ -101,7 +101,7 @@ SAME = [
     ("007", ["007"]),
 ]
 OTHERS = [
-    (0, [1, 1e-9, "1", "FAULT", True, 1e39, 10**400, [0]]),
+    (0, [1, 1e-9, "1", "FAULT", True, 1e39, 10**20, -(10**30), 10**400, [0]]),
     (230.1, [230.2, "FAULT"]),
     (True, [False, 0, 2, "no", "maybe"]),
     ("OK", ["ok", "OK ", 5, False, {"OK": 1}]),
@@ -121,7 +121,7 @@ def test_cells_of_a_file_are_other_values_where_those_of_records_are(other: bool
     for constant, values in cases:
         (known,) = constants([Dropped(column="a", reason="constant", value=constant)])
         for kinds in ((str, type(None)), (bool,), (int, float)):
-            own = [value for value in values if type(value) in kinds and value != 10**400]
+            own = [value for value in values if type(value) in kinds and (type(value) is not int or abs(value) < 2**53)]
             array = Array.from_arrow(pa.array([float(one) if kinds[0] is int else one for one in own], _type(kinds[0])))
             assert known.count_changes(array) == (len(own) if other else 0), (constant, own)
 

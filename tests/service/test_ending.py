@@ -51,9 +51,13 @@ def test_what_was_sent_before_the_signal_is_answered(bundle_dir: Path, workers: 
         assert server.process.wait(DEADLINE) in (0, -signal.SIGTERM)
 
 
-def test_a_reload_of_a_service_manager_looks_for_new_versions_and_ends_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_reload_of_a_service_manager_looks_for_new_versions_and_ends_nothing(tmp_path: Path, workers: str) -> None:
     publish(tmp_path)
-    with serving(tmp_path, reload_seconds="0") as server, closing(open_when_ready(server.port)) as connection:
+    with (
+        serving(tmp_path, "--workers", workers, reload_seconds="0") as server,
+        closing(open_when_ready(server.port)) as connection,
+    ):
         newer = publish(tmp_path, version="20990102T000000Z-made01").name
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
             server.process.send_signal(number)

@@ -99,3 +99,17 @@ def test_an_epoch_may_be_a_time(tmp_path: Path, unit: int) -> None:
     assert warnings[0].startswith("column at: its whole numbers look like times in seconds or milliseconds since 1970")
     columns["at"] = columns["at"] // 10
     assert not any("1970" in warning for warning in read_dataset(written(tmp_path / "t.csv", **columns)).warnings)
+
+
+def test_a_column_that_hardly_any_of_the_rows_looked_at_has_is_no_fault() -> None:
+    x = np.random.default_rng(0).normal(size=(60_000, 2))
+    x[::2, 1] = np.nan
+    assert told(x, numbers(2)) == ""
+
+
+@pytest.mark.parametrize("first", [1, 100_000_001, 1_760_000_000_000_000], ids=["small", "large", "microseconds"])
+@pytest.mark.parametrize("step", [1, -1])
+def test_what_counts_the_rows_does_not_hide_that_they_are_a_time_series(first: int, step: int) -> None:
+    count = first + step * np.arange(N) + (N if step < 0 else 0)
+    x = np.column_stack([count, series(0.95, 2)])
+    assert "n0" in told(x, [Feature(name="id", kind="numeric", integer=True), *numbers(2)])
