@@ -104,7 +104,7 @@ def wall_times(array: Array) -> NDArray[np.datetime64]:
     months = (to_numpy(year, 0).astype(np.int64) - 1970) * 12 + part("month", "M").astype(np.int64) - 1
     wall = months.astype("M8[M]").astype("M8[us]") + (part("day", "D") - np.timedelta64(1, "D"))
     wall = wall + part("hour", "h") + part("minute", "m") + part("second", "s") + part("microsecond", "us")
-    wall[~present(year)] = np.datetime64("NaT")
+    wall[~present(year)] = np.datetime64("NaT", "us")
     return np.asarray(wall)
 
 

@@ -113,7 +113,7 @@ def _parse_iso(chars: NDArray[np.uint32], wall: NDArray[np.datetime64]) -> NDArr
         hour, minute, second = number(11, 2) * minutes, number(14, 2) * minutes, number(17, 2) * seconds
         months = ((number(0, 4) - 1970) * 12 + month - 1).astype("M8[M]")
         first = months.astype("M8[D]")
-        last = ((months + 1).astype("M8[D]") - first).astype(np.int64)
+        last = ((months + np.timedelta64(1, "M")).astype("M8[D]") - first).astype(np.int64)
         whole = first.astype("M8[us]") + (((day - 1) * 24 + hour) * 3600 + minute * 60 + second) * np.timedelta64(1, "s")
         real = (number(0, 4) > 0) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= last)
         real &= (hour < 24) & (minute < 60) & (second < 60)

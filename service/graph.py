@@ -14,14 +14,14 @@ from service.wire import Message, WireError, read
 
 __all__ = ["GraphError", "check"]
 
-MAX_NODES = 1 << 18  # a thousand categories take 110,000 in decoder.onnx
+MAX_NODES = 1 << 18  # some 400 are usual; bundles of before a restore by kinds had up to 110,000
 MAX_CELLS = 1 << 29  # values held at one time: 2 GiB as float32; a hundred categories of ten levels take 19 million
 MAX_WORK = 1 << 40  # multiplications and additions: half a minute of one core
 MAX_VERSION = 64  # of the operators and of the format: those to come are refused by onnxruntime itself
 
 
-def check(content: bytes, rows: int) -> None:
-    """Raises GraphError where these bytes are no graph that may be run on so many rows at once."""
+def check(content: bytes, rows: int) -> int:
+    """The multiplications and additions of a run of so many rows. Raises GraphError where these bytes may not be run on them."""
     try:
         model = read(memoryview(content))
     except WireError as error:
@@ -40,7 +40,7 @@ def check(content: bytes, rows: int) -> None:
         _name(tensors, given.get("name", ""), constant(given))
     for given in graph.get("input", []):
         _name(tensors, given.get("name", ""), _input(given, rows))
-    _run(nodes, [given.get("name", "") for given in graph.get("output", [])], tensors)
+    return _run(nodes, [given.get("name", "") for given in graph.get("output", [])], tensors)
 
 
 def _input(given: Message, rows: int) -> Tensor:
@@ -51,8 +51,8 @@ def _input(given: Message, rows: int) -> Tensor:
     return Tensor((Rows(rows), dims[1]["dim_value"]))
 
 
-def _run(nodes: Sequence[Message], outputs: Sequence[str], tensors: dict[str, Tensor]) -> None:
-    """Goes through the nodes as onnxruntime will, without the values: what is held at any time, and the work of all."""
+def _run(nodes: Sequence[Message], outputs: Sequence[str], tensors: dict[str, Tensor]) -> int:
+    """Goes through the nodes as onnxruntime will, without the values: what is held at any time, and the work of all, returned."""
     last = {name: place for place, node in enumerate(nodes) for name in node.get("input", [])}
     last |= dict.fromkeys(outputs, len(nodes))
     held = work = 0
@@ -83,6 +83,7 @@ def _run(nodes: Sequence[Message], outputs: Sequence[str], tensors: dict[str, Te
                 held -= tensors[name].cells
     if lacking := [name for name in outputs if name not in tensors]:
         raise GraphError(f"an output {lacking[0][:80]}, which nothing makes")
+    return int(work)
 
 
 def _name(tensors: dict[str, Tensor], name: str, tensor: Tensor) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import log
-from service.session import CPU, Answers, Provider, Session, abandon, may_have_cuda
+from service.graph import check
+from service.session import CPU, SLICE, Answers, Provider, Session, abandon, may_have_cuda
 
-GPU_LEAST = 128  # records: to begin a run takes a GPU a millisecond, in which a core scores some hundred (benchmarks/gpu.py)
+GPU_WORK = 1 << 25  # of a run from which on a GPU is the quicker: to begin takes it a millisecond (benchmarks/gpu.py)
+GPU_LEAST = 128  # records that it is given in any case
 
 
 class Placement:
@@ -22,8 +24,10 @@ class Placement:
         self._lock = threading.Lock()
         self.lost: str | None = None  # why a GPU that is there is not used, or no longer
         self._many = self._few = Session(graph, width, provider)
+        self._least = 1  # records with which a run goes to the GPU
         if provider == "auto" and self._many.provider != CPU:
             self._few = Session(graph, width, "cpu")
+            self._least = min(GPU_LEAST, -(-GPU_WORK * SLICE // check(graph, SLICE)))
         elif provider == "auto" and may_have_cuda():
             self._lose("onnxruntime could not use it")
 
@@ -40,7 +44,7 @@ class Placement:
     def run(self, x: NDArray[np.float32], explain: bool, among: int = 0) -> Answers:
         """The graph's answers to x (N, C), some of `among` records: all of these are to be judged by one provider."""
         many, few = self._many, self._few
-        if max(len(x), among) < GPU_LEAST or many is few:
+        if max(len(x), among) < self._least or many is few:
             return few.run(x, explain)
         try:
             return many.run(x, explain)

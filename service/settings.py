@@ -119,8 +119,8 @@ class Settings:
     provider: ProviderChoice = _setting(
         "auto",
         _one_of("auto", "cuda", "cpu"),
-        "where graphs run: auto, on a GPU if there is one, but for fewer than 128 records at a time; cpu; cuda, where no usable "
-        "GPU is an error at start",
+        "where graphs run: auto, on a GPU if there is one, but for so few records at a time that the CPU is "
+        "the quicker (fewer than 128, of a wide table fewer still); cpu; cuda, where no usable GPU is an error at start",
     )
     api_keys: tuple[str, ...] = _setting((), _keys, "keys that may score and read, comma-separated; none: open to all")
     api_keys_file: Path | None = _setting(

@@ -19,6 +19,7 @@ from torch import Tensor
 from training.preprocessing import Preprocessing, Slots
 from training.stable import gather_up, joined, log, total
 
+WIDE = 128  # a product that does the same for all nets at once has k times as many values: up to here it is the quicker
 LOGIT_LIMIT = 15.0  # a category is never surer than 1 - exp(-15) or so: an unknown one costs about 15 nats, not infinity
 
 
@@ -58,8 +59,8 @@ def elbo(preprocessing: Preprocessing, slots: Slots, outs: Sequence[Tensor], mu:
     if preprocessing.groups:
         logit = bounded(level_logit)
         there = level_seen[:, preprocessing.first_slot]
-        groups = torch.as_tensor(np.kron(np.eye(k), preprocessing.membership.numpy(force=True)), dtype=logit.dtype).to(logit)
-        nll = averaged(log(torch.exp(logit) @ groups) - (beside(onehot, k) * logit) @ groups, k)
+        group = preprocessing.membership
+        nll = averaged(log(in_groups(torch.exp(logit), group, k)) - in_groups(beside(onehot, k) * logit, group, k), k)
         if preprocessing.has_rare_levels:
             nll = nll + preprocessing.rare(slots.level)
         units.append(there * nll)
@@ -76,10 +77,22 @@ def beside(values: Tensor, k: int) -> Tensor:
 
 def averaged(values: Tensor, k: int, factor: float = 1.0) -> Tensor:
     """(N, W) the mean, times a factor, of the k tensors that stand side by side in (N, k W)."""
+    width = int(values.shape[1]) // k
     if k == 1:
         return values * factor
-    mean = np.tile(np.eye(int(values.shape[1]) // k), (k, 1)) * (factor / k)
+    if width > WIDE:
+        first, *others = torch.split(values, width, 1)
+        return sum(others, first) * (factor / k)
+    mean = np.tile(np.eye(width), (k, 1)) * (factor / k)
     return values @ torch.as_tensor(mean, dtype=values.dtype, device=values.device)
+
+
+def in_groups(values: Tensor, membership: Tensor, k: int) -> Tensor:
+    """(N, k G) sums by group of the k tensors that stand side by side in (N, k S), the groups being those of (S, G)."""
+    width = int(membership.shape[0])
+    if k == 1 or width > WIDE:
+        return joined([part @ membership for part in torch.split(values, width, 1)])
+    return values @ torch.as_tensor(np.kron(np.eye(k), membership.numpy(force=True)), dtype=values.dtype).to(values)
 
 
 def bounded(logit: Tensor) -> Tensor:

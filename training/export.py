@@ -45,11 +45,12 @@ class DecoderGraph(nn.Module):
         preprocessing = self.scorer.preprocessing
         nets = list(self.scorer.nets)
         outs = [net.decoder(part) for net, part in zip(nets, torch.chunk(z, len(nets), 1), strict=True)]
-        expected = [preprocessing.restore(out) for out in outs]
         sigma = nets[0].sigma
-        deviation = [(preprocessing.restore(out + sigma) - preprocessing.restore(out - sigma)) / 2 for out in outs]
+        shifted = torch.cat([*outs, *(out + sigma for out in outs), *(out - sigma for out in outs)], 1)
+        restored = preprocessing.restore(torch.reshape(shifted, (-1, preprocessing.slots)))  # as rows: nodes for it once
+        expected, up, down = torch.chunk(torch.reshape(restored, (-1, 3 * len(nets) * preprocessing.columns)), 3, 1)
         logits = [out[:, preprocessing.reals :] for out in outs]
-        return torch.cat(expected, 1), torch.cat(deviation, 1), torch.cat(logits, 1)
+        return expected, (up - down) / 2, torch.cat(logits, 1)
 
 
 def export(scorer: Scorer) -> dict[str, bytes]:

@@ -75,10 +75,12 @@ class Preprocessing(nn.Module):
     slot_column: Tensor  # (D,) the column of x that a slot is made of
     may_lack: Tensor  # (D,) 1 where a slot may have a gap: not the one that says whether a value is missing
     slot_group: Tensor  # (S,) the category that a one-hot slot belongs to
+    group_slot: Tensor  # (G widest,) the one-hot slots of each category, its first again after its last
     first_slot: Tensor  # (G,) of each category
     slot_level: Tensor  # (S,) the level that a one-hot slot stands for
     slot_code: Tensor  # (S,) the code of that level; of a last slot, which stands for all rarer ones, that of an unknown level
-    constant: Tensor  # (C,) the latest value of a part of a datetime that is not looked at; of other columns nobody asks
+    constant: Tensor  # (K,) the latest value of each part of a datetime that is not looked at
+    cell: Tensor  # (C,) where a column of x is among numbers, parts of datetimes, booleans, categories and constants
     origin: Tensor  # (2 numerics,) of its two bends, in the feature's own unit, as unit
     unit: Tensor
     centre: Tensor  # (numerics,) of what bend gives, as scale
@@ -129,7 +131,15 @@ class Preprocessing(nn.Module):
         self._index("slot_column", slot_column)
         self._index("slot_group", group)
         self._index("first_slot", first[:-1])
-        self._real("constant", np.nan_to_num(np.nanmax(np.vstack([x, np.full_like(x[:1], -1)]), axis=0)))
+        self.widest = max(levels, default=0)
+        self._index(
+            "group_slot",
+            [first[g] + (slot if slot < levels[g] else 0) for g in range(self.groups) for slot in range(self.widest)],
+        )
+        looked_at = [*numeric, *cyclic_columns, *boolean, *(column for column, _ in category)]
+        constant = sorted(set(range(self.columns)) - set(looked_at))
+        self._index("cell", np.argsort(looked_at + constant))
+        self._real("constant", np.nan_to_num(np.nanmax(np.vstack([x[:, constant], np.full((1, len(constant)), -1)]), axis=0)))
         self._real("period", [period for _, period in cyclic])
         self._real("phase", [float(column_period == PERIODS[2]) for _, column_period in cyclic])  # January is month 1
         self._real("unknown", [known for _, known in category])
@@ -215,24 +225,20 @@ class Preprocessing(nn.Module):
         numbers = torch.clamp(numbers, -FLOAT32_MOST, FLOAT32_MOST)
         if self.numerics == self.columns:
             return numbers
-        cells: list[Tensor | None] = [None] * self.columns
-        for place, column in enumerate(self.numeric.tolist()):
-            cells[column] = numbers[:, place : place + 1]
-        parts = len(self.cyclic)
-        for place, column in enumerate(self.cyclic.tolist()):
-            cos = real[:, self.numerics + place : self.numerics + place + 1]
-            sin = real[:, self.numerics + parts + place : self.numerics + parts + place + 1]
-            turn = atan2(sin, cos)
+        cells, front = [numbers] * bool(self.numerics), self.numerics + len(self.cyclic)
+        if len(self.cyclic):
+            turn = atan2(real[:, front:], real[:, self.numerics : front])
             turn = torch.where(turn < 0, turn + 2 * math.pi, turn)
-            cells[column] = turn * (self.period[place] / (2 * math.pi)) + self.phase[place]
-        for place, column in enumerate(self.boolean.tolist()):
-            cells[column] = torch.sigmoid(bits[:, place : place + 1])
-        for g, column in enumerate(self.category.tolist()):
-            of_group = torch.nonzero(self.slot_group == g)[:, 0]
-            slots = slice(int(of_group[0]), int(of_group[-1]) + 1)
-            cells[column] = self.slot_code[slots][onehot[:, slots].argmax(1, keepdim=True)]
-        nothing = out[:, :1] * 0
-        return torch.cat([nothing + self.constant[column] if cell is None else cell for column, cell in enumerate(cells)], 1)
+            cells.append(turn * (self.period / (2 * math.pi)) + self.phase)
+        if self.booleans:
+            cells.append(torch.sigmoid(bits[:, : self.booleans]))
+        if self.groups:  # of equal ones argmax takes the first
+            beside = torch.reshape(onehot[:, self.group_slot], (-1, self.widest))
+            likeliest = torch.reshape(beside.argmax(1, keepdim=True), (-1, self.groups))
+            cells.append(self.slot_code[likeliest + self.first_slot])
+        if len(self.constant):
+            cells.append(out[:, :1] * 0 + self.constant)
+        return pick(torch.cat(cells, 1), self.cell)
 
     def split(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The real (N, R), boolean (N, B) and one-hot (N, S) slots of (N, D)."""

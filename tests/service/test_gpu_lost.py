@@ -12,8 +12,9 @@ import pytest
 from service import placement, session
 from service.bundle import Bundle
 from service.detector import Detector
+from service.graph import check
 from service.placement import GPU_LEAST
-from service.session import CPU, CUDA
+from service.session import CPU, CUDA, SLICE
 from tests.service import gpu
 from tests.service.client import Client
 from tests.service.conftest import Serve
@@ -81,6 +82,22 @@ def test_a_few_records_are_quicker_on_the_cpu(serve: Serve, monkeypatch: pytest.
     monkeypatch.setattr(Gpu, "fails", True)
     assert client.score({"records": [GOOD] * (GPU_LEAST - 1)})
     assert lost(client) == (CUDA, None, "anomaly_gpu_lost 0.0")
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(("worth", "least"), [(1, 1), (40, 40), (GPU_LEAST + 1, GPU_LEAST)])
+def test_how_many_are_quicker_on_it_depends_on_the_graph(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, worth: int, least: int
+) -> None:
+    """A wide graph is worth it from a few records on, a narrow one with GPU_LEAST."""
+    graph, width = bundle.files["scorer.onnx"], bundle.manifest.width
+    monkeypatch.setattr(placement, "GPU_WORK", check(graph, SLICE) * worth // SLICE)
+    placed, ran = placement.Placement(graph, width, "auto"), list[int]()
+    real = Gpu.run
+    monkeypatch.setattr(Gpu, "run", lambda gpu, names, given: ran.append(len(given["x"])) or real(gpu, names, given))
+    for rows in range(1, GPU_LEAST + 2):
+        placed.run(np.zeros((rows, width), np.float32), explain=False)
+    assert ran == list(range(least, GPU_LEAST + 2))
 
 
 @pytest.mark.usefixtures("on_gpu")

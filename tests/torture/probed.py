@@ -69,7 +69,8 @@ def serving(folder: Path, models: Path = MODELS, *, log_requests: bool = False, 
     """The service on a port of its own; `settings` by name."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(PROBE)
-    probe = {"PYTHONPATH": folder, "TASKS_FILE": folder / "tasks", "OPENED_FILE": folder / "opened"}
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    probe = {"PYTHONPATH": path, "TASKS_FILE": folder / "tasks", "OPENED_FILE": folder / "opened"}
     with served(models, folder / "log", log_requests=str(log_requests).lower(), **probe, **settings) as one:
         yield Probed(one, folder)
 

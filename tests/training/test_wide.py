@@ -1,0 +1,61 @@
+"""Tables of many columns: a graph has as many nodes as with few, and hardly anything in it grows with their square."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from service.graph import check
+from service.session import SLICE, Session
+from training.calibrate import build
+from training.elbo import WIDE
+from training.export import export
+from training.preprocessing import Preprocessing
+from training.vae import VAE
+
+from .conftest import TINY
+from .mixed import FEATURES, rows
+
+TIMES = (2, 6)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """(scorer, its graphs, x) of a table that has all kinds of columns so many times, by how many."""
+
+    def make(times):
+        features = [feature.model_copy(update={"name": f"{feature.name}{i}"}) for i in range(times) for feature in FEATURES]
+        x = np.hstack([rows(400, seed=i) for i in range(times)])
+        preprocessing = Preprocessing(features, x)
+        torch.manual_seed(0)
+        nets = [VAE(preprocessing, TINY).eval() for _ in range(TINY.nets)]
+        scorer, _ = build(preprocessing, nets, x, (np.arange(400) % TINY.nets).astype(np.int8), x[:0], TINY)
+        return scorer, export(scorer), x
+
+    return {times: make(times) for times in TIMES}
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "scorer.onnx"])
+def test_a_graph_has_as_many_nodes_and_little_that_grows_with_the_square(made, name):
+    (few, much), (many, more) = (
+        (len(onnx.load_from_string(graphs[name]).graph.node), len(graphs[name])) for _, graphs, _ in made.values()
+    )
+    assert many == few
+    assert more < 1.4 * TIMES[1] / TIMES[0] * much
+
+
+def test_what_stands_side_by_side_is_averaged_in_the_graph_as_in_torch(made):
+    scorer, graphs, x = made[TIMES[1]]
+    assert scorer.preprocessing.slots > WIDE
+    told = Session(graphs["scorer.onnx"], x.shape[1], "cpu").run(x[:50], explain=True)
+    with torch.no_grad():
+        meant = scorer(torch.from_numpy(x[:50]))
+    for field in told._fields:
+        np.testing.assert_allclose(
+            getattr(told, field), getattr(meant, field).numpy().reshape(getattr(told, field).shape), rtol=1e-3, atol=1e-3
+        )
+
+
+def test_its_work_grows_little_faster_than_the_columns(made):
+    few, many = (check(graphs["scorer.onnx"], SLICE) for _, graphs, _ in made.values())
+    assert many < 1.7 * TIMES[1] / TIMES[0] * few
