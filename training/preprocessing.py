@@ -3,8 +3,8 @@
 A record becomes D slots: [real | boolean | one-hot]. A real slot is a number, or the cosine or sine of a part of a datetime. A
 number is bent around its median (stable.bend: linear near it, like a logarithm far off), or from 0 on if it is a count that
 ranges over decades, and then standardised; a boolean slot is a boolean, or whether a value is missing (where training records
-lack it too); the one-hot slots of a category are its most frequent levels and one for all the rest. For distances (views.py)
-numbers are also bent by the shapes of their columns.
+lack it too); the one-hot slots of a category are its most frequent levels, one for all rarer ones and one for new ones. For
+distances (views.py) numbers are also bent by the shapes of their columns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from service.manifest import Feature
 from training.shape import bend_of, counts_in_decades, middle_and_spread, with_a_value
 from training.stable import atan2, bend, cos_sin, joined, unbend
 
-LEVELS = 64  # one-hot slots of a category, the last one for all rarer levels
+LEVELS = 64  # one-hot slots of a category; of more levels than that, one slot is for all rarer ones
+NEW_SHARE = 0.002  # of records whose level is new, about: where more are, a new level is as odd as a rare one, and no odder
 UNIT = 3.0  # spreads around the median in which bend is about linear
 SHAPE_RECORDS = 20_000  # that tell the shape of a column, at most
 LIMIT = 1e9  # units from the origin; beyond, a number is as odd as it gets
@@ -42,6 +43,15 @@ def telling_parts(x: NDArray[np.float32]) -> list[int]:
     different = [len(np.unique(part[~np.isnan(part)])) for part in x.T]
     changing = [part for part, count in enumerate(different) if count > 1]
     return [part for part in changing if different[part] >= ENOUGH[part]] or changing
+
+
+def new_are_odd(codes: NDArray[np.float32]) -> bool:
+    """Whether a level that none of the records (N,) has, NaN where missing, is odder than a rare one.
+
+    A record has a level that none of n others has with a probability of about n1 / n, if n1 are alone with theirs (Good 1953).
+    """
+    _, count = np.unique(codes[~np.isnan(codes)], return_counts=True)
+    return bool(np.count_nonzero(count == 1) + 1 < NEW_SHARE * (count.sum() + 1))
 
 
 def pick(values: Tensor, columns: Tensor) -> Tensor:
@@ -78,7 +88,7 @@ class Preprocessing(nn.Module):
     group_slot: Tensor  # (G widest,) the one-hot slots of each category, its first again after its last
     first_slot: Tensor  # (G,) of each category
     slot_level: Tensor  # (S,) the level that a one-hot slot stands for
-    slot_code: Tensor  # (S,) the code of that level; of a last slot, which stands for all rarer ones, that of an unknown level
+    slot_code: Tensor  # (S,) the code of that level; of slots that stand for rare or new ones, that of an unknown level
     constant: Tensor  # (K,) the latest value of each part of a datetime that is not looked at
     cell: Tensor  # (C,) where a column of x is among numbers, parts of datetimes, booleans, categories and constants
     origin: Tensor  # (2 numerics,) of its two bends, in the feature's own unit, as unit
@@ -89,7 +99,8 @@ class Preprocessing(nn.Module):
     period: Tensor  # of each cyclic column, and what its values begin with
     phase: Tensor
     unknown: Tensor  # (G,) the code of an unknown level
-    last: Tensor  # (G,) the level of the last slot, which all rarer ones share
+    shared: Tensor  # (G,) the slot of all rarer levels; where no levels are so rare, that of new ones
+    beyond: Tensor  # (G,) 1 where new levels have the slot after that, else 0
     rarity: Tensor  # all categories' -log p(level | the last slot), end to end
     rarity_start: Tensor  # (G,)
     membership: Tensor  # (S, G) 1 where a slot belongs to a category
@@ -143,16 +154,19 @@ class Preprocessing(nn.Module):
         self._real("period", [period for _, period in cyclic])
         self._real("phase", [float(column_period == PERIODS[2]) for _, column_period in cyclic])  # January is month 1
         self._real("unknown", [known for _, known in category])
-        self._real("last", [level - 1 for level in levels])
         slot_level = np.arange(len(group)) - first[group]
         self._real("slot_level", slot_level)
-        is_last = slot_level == np.array(levels, dtype=int)[group] - 1
-        self._real("slot_code", np.where(is_last, np.array([known for _, known in category], dtype=int)[group], slot_level))
+        beyond = [known >= LEVELS and new_are_odd(x[:, column]) for column, known in category]
+        shared = [known if known < LEVELS else LEVELS - 1 - apart for (_, known), apart in zip(category, beyond, strict=True)]
+        self._real("beyond", beyond)
+        self._real("shared", shared)
+        codes = np.array([known for _, known in category], dtype=int)
+        self._real("slot_code", np.where(slot_level < np.array(shared, dtype=int)[group], slot_level, codes[group]))
         place, front = np.arange(self.slots), self.reals + self.bits
         self._real("may_lack", (place < self.reals + self.booleans) | (place >= front))
         self._real("membership", group[:, None] == np.arange(len(category))[None, :])
         self._real("ownership", owner[np.array(unit_column, dtype=int)][:, None] == np.arange(len(features))[None, :])
-        self._fit_levels(x, category, levels)
+        self._fit_levels(x, category, shared)
 
     def _fit_numbers(self, values: NDArray[np.float64]) -> None:
         """The bends of the numbers (N, numerics), NaN where missing: that by which the nets see them, and that by their shape."""
@@ -170,15 +184,15 @@ class Preprocessing(nn.Module):
         alone = np.sqrt(np.count_nonzero(~np.isnan(values), axis=0) + 1.0)
         self._real("most", np.where(spread > SPREAD_LEAST, FLOAT32_MOST, alone))
 
-    def _fit_levels(self, x: NDArray[np.float32], category: list[tuple[int, int]], levels: list[int]) -> None:
-        """-log p(level | the last slot), from smoothed frequencies: how rare a level is among the rare ones."""
+    def _fit_levels(self, x: NDArray[np.float32], category: list[tuple[int, int]], shared: list[int]) -> None:
+        """-log p(level | the shared slot), from smoothed frequencies: how rare a level is among those that share it."""
         tables: list[NDArray[np.float64]] = []
         starts: list[int] = []
-        for (column, known), slots in zip(category, levels, strict=True):
+        for (column, known), slot, apart in zip(category, shared, self.beyond.tolist(), strict=True):
             codes = x[:, column]
             count = np.bincount(codes[~np.isnan(codes)].astype(int), minlength=known + 1).astype(np.float64) + 1
-            rare = np.zeros(known + 1)
-            rare[slots - 1 :] = -np.log(count[slots - 1 :] / count[slots - 1 :].sum())
+            rare, sharing = np.zeros(known + 1), slice(slot, known + (not apart))
+            rare[sharing] = -np.log(count[sharing] / count[sharing].sum())
             starts.append(sum(len(table) for table in tables))
             tables.append(rare)
         self.has_rare_levels = any(table.any() for table in tables)
@@ -208,7 +222,10 @@ class Preprocessing(nn.Module):
         level = torch.zeros(0)
         if self.groups:
             level = torch.minimum(filled[:, self.category], self.unknown)
-            parts.append((torch.minimum(level, self.last)[:, self.slot_group] == self.slot_level).to(x.dtype))
+            slot = torch.minimum(level, self.shared)
+            if bool(self.beyond.any()):
+                slot = slot + self.beyond * (level == self.unknown).to(x.dtype)
+            parts.append((slot[:, self.slot_group] == self.slot_level).to(x.dtype))
         missing, gap = pick(unknown, self.slot_column), pick(hidden, self.slot_column)
         if len(self.lacking):  # whether a value is missing can always be seen
             gap = gap * self.may_lack
@@ -248,7 +265,7 @@ class Preprocessing(nn.Module):
         return slots[:, : self.reals], slots[:, self.reals : front], slots[:, front:]
 
     def rare(self, level: Tensor) -> Tensor:
-        """(N, G) -log p(level | the last slot), 0 for levels with a slot of their own."""
+        """(N, G) -log p(level | the shared slot), 0 for levels with a slot of their own."""
         return self.rarity[level.long() + self.rarity_start]
 
     def _index(self, name: str, values: Sequence[int] | NDArray[np.intp]) -> None:

@@ -108,9 +108,8 @@ def _numbers(feature: Feature, values: Floats, lacking: NDArray[np.bool_]) -> Ar
 
 
 def _level(logits: Floats, known: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """(n,) codes below `known`, drawn from logits (n, S). The last slot stands for all rarer levels, alike; never for none."""
-    slots = logits.shape[1]
-    alone = slots - 1  # levels with a slot of their own
+    """(n,) codes below `known`, drawn from logits (n, S). The slots of rarer levels stand for these alike; never for none."""
+    alone = known if known < LEVELS else LEVELS - 2  # levels with a slot of their own; another one has it in some models
     chance = np.exp(logits if known > alone else logits[:, :alone])
     until = np.cumsum(chance, axis=1)
     level = (until < rng.random((len(logits), 1)) * until[:, -1:]).sum(axis=1)

@@ -96,10 +96,12 @@ def of_the_new(preprocessing: Preprocessing, slots: Slots) -> Tensor:
             factor[place - preprocessing.reals] = rarity(0, len(known))
     for group in range(preprocessing.groups):
         codes = slots.level[:, group][slots.hidden[:, preprocessing.category[group]] == 0].long()
-        levels, last = int(preprocessing.unknown[group]), int(preprocessing.last[group])
-        if levels <= last:  # the last slot is of new levels alone
+        levels, shared = int(preprocessing.unknown[group]), int(preprocessing.shared[group])
+        beyond = int(preprocessing.beyond[group])
+        if beyond or levels == shared:  # new levels have a slot of their own
             alone = int((torch.bincount(codes, minlength=levels) == 1).sum())
-            factor[front - preprocessing.reals + int(preprocessing.first_slot[group]) + last] = rarity(alone, len(codes))
+            new = int(preprocessing.first_slot[group]) + shared + beyond
+            factor[front - preprocessing.reals + new] = rarity(alone, len(codes))
     return factor
 
 

@@ -48,7 +48,7 @@ def columns_of(features):
 def encode(features, x, fitted):
     """The slots [real | boolean | one-hot] of one record, and whether each has a value."""
     first = columns_of(features)
-    real, bit, onehot = [], [], []
+    real, bit, onehot, category = [], [], [], 0
     numerics = [i for i, f in enumerate(features) if f.kind == "numeric"]
     for place, i in enumerate(numerics):
         value = x[first[i]]
@@ -71,8 +71,9 @@ def encode(features, x, fitted):
     for i, f in enumerate(features):
         if f.kind == "categorical":
             slots = min(len(f.categories) + 1, LEVELS)
-            code = x[first[i]]
-            onehot += [(float(level == min(code, slots - 1)), not np.isnan(code)) for level in range(slots)]
+            code = slot_of(x[first[i]], f, fitted["beyond"][category])
+            category += 1
+            onehot += [(float(level == code), not np.isnan(code)) for level in range(slots)]
     every = real + bit + onehot
     y = np.array([value if ok else 0.0 for value, ok in every])
     return y, np.array([ok for _, ok in every])
@@ -102,17 +103,28 @@ def likelihood(features, x, y, seen, out, fitted, sigma):
             p = 1 / (1 + math.exp(-bounded(out[slot])))
             error[i] -= math.log(p if y[slot] else 1 - p)
         slot += 1
-    start = 0
+    start = category = 0
     for i, f in enumerate(features):
         if f.kind == "categorical":
             slots = min(len(f.categories) + 1, LEVELS)
             if not np.isnan(x[first[i]]):
                 e = np.exp(bounded(out[slot : slot + slots]))
                 code = int(min(x[first[i]], len(f.categories)))
-                error[i] += -math.log(e[min(code, slots - 1)] / e.sum()) + fitted["rarity"][start + code]
+                error[i] += -math.log(e[slot_of(code, f, fitted["beyond"][category])] / e.sum()) + fitted["rarity"][start + code]
+            category += 1
             start += len(f.categories) + 1
             slot += slots
     return error, floor
+
+
+def slot_of(code, feature, beyond):
+    """The slot of a level's code, NaN of none. Of 64 levels and more, the rare ones share one, and new ones may have the next."""
+    known = len(feature.categories)
+    if np.isnan(code):
+        return code
+    if beyond and code < known:
+        return int(min(code, LEVELS - 2))
+    return int(min(code, known, LEVELS - 1))
 
 
 def bounded(logit):
