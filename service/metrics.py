@@ -122,6 +122,7 @@ class Metrics(Collector):
         self.comparisons: OrderedDict[tuple[str, str, str], Comparison] = OrderedDict()  # by model, version, shadow
         self.shadow_up: Callable[[], tuple[str, str, bool] | None] = lambda: None
         self.gpu_lost: Callable[[], int] = int
+        self.replaced = 0  # 1 in a worker that was started for one that was gone
         self.refused: Callable[[], Mapping[str, bool]] = dict  # by model: whether its CURRENT is, now
         self.models_unreadable: Callable[[], bool] = bool
         self.not_ready: Callable[[], bool] = bool
@@ -210,7 +211,10 @@ class Metrics(Collector):
         dropped = CounterMetricFamily(
             "anomaly_log_lines_dropped", "Lines of requests that the log could not take.", value=self.log_lines_dropped()
         )
-        yield from (reloads, refusals, refused, unreadable, not_ready, info, queue, held, lost, dropped)
+        replaced = CounterMetricFamily(
+            "anomaly_workers_replaced", "Worker processes started for one that was gone.", value=self.replaced
+        )
+        yield from (reloads, refusals, refused, unreadable, not_ready, info, queue, held, lost, dropped, replaced)
         yield from self._collect_shadow()
 
     def _collect_models(self) -> Iterator[Any]:

@@ -76,7 +76,8 @@ class Workers:
     def __init__(self, folder: Path, metrics: Metrics) -> None:
         self._folder, self._metrics = folder, metrics
         metrics.retained = RETAINED
-        self._lock, self._path = _take_place(folder)
+        self._lock, self._path, was_taken = _take_place(folder)
+        metrics.replaced = int(was_taken)
         self._base = {name: told for name, told in _read(self._path).items() if told[1] != "gauge"}
         self._gauges: Families = {}  # as last looked at, written or not
         self._one_at_a_time = asyncio.Lock()
@@ -201,8 +202,8 @@ def _write(path: Path, families: Families) -> None:
     beside.replace(path)
 
 
-def _take_place(folder: Path) -> tuple[int, Path]:
-    """The first place that no living process has: its lock, held for as long as this one lives, and its file."""
+def _take_place(folder: Path) -> tuple[int, Path, bool]:
+    """The first place that no living process has: its lock, held while this one lives, its file, and whether another had it."""
     for place in itertools.count():
         path = folder / f"{place}.json"
         lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -211,7 +212,10 @@ def _take_place(folder: Path) -> tuple[int, Path]:
         except BlockingIOError:
             os.close(lock)
         else:
-            return lock, path
+            was_taken = os.fstat(lock).st_size > 0
+            with contextlib.suppress(OSError):  # a full disk
+                os.write(lock, b"taken")
+            return lock, path, was_taken
     raise AssertionError
 
 

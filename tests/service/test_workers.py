@@ -53,6 +53,19 @@ def die(worker: Workers) -> None:
     os.close(worker._lock)
 
 
+def test_a_worker_in_the_place_of_one_that_is_gone_is_counted(tmp_path: Path) -> None:
+    """Also where that one had not come to write anything."""
+    (_, a), (_, b) = one(tmp_path), one(tmp_path)
+    assert told(a, "anomaly_workers_replaced_total") == 0
+    die(b)
+    _, c = one(tmp_path)
+    asyncio.run(c.write())
+    assert told(a, "anomaly_workers_replaced_total") == 1
+    die(c)
+    _, d = one(tmp_path)
+    assert told(d, "anomaly_workers_replaced_total") == 2
+
+
 def test_counts_are_summed_and_gauges_by_their_rule(tmp_path: Path) -> None:
     (first, a), (second, b) = one(tmp_path, 3), one(tmp_path, 4)
     first.queue_rows, second.queue_rows = lambda: 10, lambda: 5
@@ -275,6 +288,7 @@ def test_two_processes_tell_the_sum_and_go_on_where_one_is_killed(bundle_dir: Pa
         wait_for(lambda: scored.add(asked.score()) or len(scored) == 3)
         telling.clear()
         wait_for(tells_all)
+        assert samples(asked.ask("GET", "/metrics")[1])["anomaly_workers_replaced_total", frozenset()] == 1
         assert asked.seen == sorted(asked.seen)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(DEADLINE) == 0
