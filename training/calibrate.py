@@ -32,6 +32,7 @@ from training.views import View, slot_levels, slot_ownership
 from training.whitening import Whitened
 
 CHUNK = 1_000  # records at a time
+POOL_VALUES = 1 << 24  # of the slots of those records that memories are chosen from: the time goes by these times the records
 
 
 def build(
@@ -86,7 +87,7 @@ def remember(scorer: Scorer, x: NDArray[np.float32], config: Config, fold: Tenso
     fold (N,): of training records that are to calibrate. Returns what judges training records without themselves.
     """
     draw = np.random.default_rng(config.seed)
-    pool = pool_of(len(x), config, draw)
+    pool = pool_of(len(x), scorer.preprocessing.slots, config, draw)
     slots, out = expected(scorer, x[pool])
     ownership, levels = slot_ownership(scorer.preprocessing), slot_levels(scorer.preprocessing)
     places = torch.from_numpy(pool)
@@ -115,9 +116,10 @@ def remember(scorer: Scorer, x: NDArray[np.float32], config: Config, fold: Tenso
     return [ByFold([memory_in(view, same()) for view in lacking], fold), centres]
 
 
-def pool_of(n: int, config: Config, draw: np.random.Generator) -> NDArray[np.intp]:
-    """Which of n training records memories are chosen from and the report looks at: all, or config.pool of them."""
-    return np.sort(draw.permutation(n)[: config.pool])
+def pool_of(n: int, slots: int, config: Config, draw: np.random.Generator) -> NDArray[np.intp]:
+    """Which of n training records memories are chosen from and the report looks at: all, or config.pool, fewer if wide."""
+    most = min(config.pool, max(config.memory, POOL_VALUES // slots))
+    return np.sort(draw.permutation(n)[:most])
 
 
 def expected(scorer: Scorer, x: NDArray[np.float32]) -> tuple[Slots, Tensor]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ from training.errors import FitError
 from training.preprocessing import Preprocessing, Slots
 from training.progress import Progress
 from training.vae import VAE
+
+ENCODED_MOST = 1 << 24  # values of slots that are made at once: a GiB with all that goes with them
+VALIDATION_MOST = 10_000  # records of its fold that tell when a net is best
+Encoded = Callable[[Tensor], Slots]
 
 
 @dataclass
@@ -54,8 +58,7 @@ def fit_nets(
 
     Raises FitError on a loss that is not finite.
     """
-    slots = to(preprocessing(torch.from_numpy(x)), device)
-    preprocessing.to(device)
+    encoded = encoder(preprocessing, x, device)
     nets, curves = [], []
     for k in range(config.nets):
         found = kept.load(k) if kept else None
@@ -67,8 +70,9 @@ def fit_nets(
             progress(k, 1.0, 0)
             continue
         others, own = (torch.from_numpy(np.flatnonzero(mask)).to(device) for mask in (fold != k, fold == k))
-        train, validation, seed = take(slots, others), take(slots, own), config.seed * 1_000 + k
-        net, curve = fit_net(preprocessing, train, validation, config, seed, device, partial(progress, k))
+        validation = encoded(own[:: math.ceil(len(own) / VALIDATION_MOST)])
+        seed = config.seed * 1_000 + k
+        net, curve = fit_net(preprocessing, encoded, others, validation, config, seed, device, partial(progress, k))
         nets.append(net.cpu().eval())
         curves.append(curve)
         if kept:
@@ -79,19 +83,23 @@ def fit_nets(
 
 def fit_net(
     preprocessing: Preprocessing,
-    train: Slots,
+    encoded: Encoded,
+    rows: Tensor,
     validation: Slots,
     config: Config,
     seed: int,
     device: str,
     progress: Callable[[float, int], None],
 ) -> tuple[VAE, Curve]:
-    """Minimises the mean of -ELBO over records with noise and masks, and keeps the weights of the best validation loss."""
+    """Minimises the mean of -ELBO over records with noise and masks, and keeps the weights of the best validation loss.
+
+    rows (n,): those records that train, as `encoded` takes them.
+    """
     torch.manual_seed(seed)
     draw = torch.Generator(device).manual_seed(seed)
     net = VAE(preprocessing, config).to(device)
     optimizer = torch.optim.Adam(net.parameters(), betas=(0.9, 0.99), fused=True)
-    n = train.y.shape[0]
+    n = len(rows)
     steps = config.steps_for(n, preprocessing.slots)
     batch = min(config.batch, n)
     curve, best, kept, waited = Curve(), float("inf"), copy.deepcopy(net.state_dict()), 0
@@ -99,7 +107,7 @@ def fit_net(
     for step in range(1, steps + 1):
         if len(order) < batch:
             order = torch.randperm(n, generator=draw, device=device)
-        clean, order = take(train, order[:batch]), order[batch:]
+        clean, order = encoded(rows[order[:batch]]), order[batch:]
         eps = torch.randn(batch, config.latent, generator=draw, device=device)
         terms, _ = net(corrupt(preprocessing, clean, config, draw), eps, clean)
         reconstruction, kl = (terms.error + terms.floor).sum(1).mean(), terms.kl.mean()
@@ -155,6 +163,21 @@ def corrupt(preprocessing: Preprocessing, clean: Slots, config: Config, draw: to
     lacks = slice(front, front + len(preprocessing.lacking))
     seen[:, lacks], y[:, lacks] = 1, hidden[:, preprocessing.lacking]
     return clean._replace(y=y * seen, seen=seen, gap=1 - seen, missing=seen == 0, hidden=hidden)
+
+
+def encoder(preprocessing: Preprocessing, x: NDArray[np.float32], device: str) -> Encoded:
+    """From rows (n,) of x (N, C) to their slots on the device, where the preprocessing is from now on.
+
+    All are encoded at once where that takes little memory, else those of each batch when it is drawn.
+    """
+    records = torch.from_numpy(x)
+    if len(x) * preprocessing.slots <= ENCODED_MOST:
+        slots = to(preprocessing(records), device)
+        preprocessing.to(device)
+        return partial(take, slots)
+    records = records.to(device)
+    preprocessing.to(device)
+    return lambda rows: cast(Slots, preprocessing(records[rows]))
 
 
 def take(slots: Slots, rows: Tensor) -> Slots:

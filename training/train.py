@@ -211,7 +211,7 @@ def look(
     """
     if honest is not None:
         return Looked(honest.score, honest.contributions, rows, len(rows))
-    pool = pool_of(len(seen), config, np.random.default_rng(config.seed))
+    pool = pool_of(len(seen), scorer.preprocessing.slots, config, np.random.default_rng(config.seed))
     alone = without_themselves(scorer, scorer.distances, seen, fold, pool)
     return Looked(
         np.concatenate([alone.score, normal.score]),

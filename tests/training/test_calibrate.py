@@ -76,7 +76,7 @@ def test_a_record_is_judged_by_nets_and_memories_that_lack_it(fitted):
     preprocessing, nets, x, fold = fitted
     config = dataclasses.replace(TINY, pool=300)
     scorer, _ = build(preprocessing, nets, x, fold, rows(120, seed=3), config)
-    pool = pool_of(len(x), config, np.random.default_rng(config.seed))
+    pool = pool_of(len(x), scorer.preprocessing.slots, config, np.random.default_rng(config.seed))
     told = without_themselves(scorer, scorer.distances, x, fold, pool)
     memory, centres = scorer.distances
     remembered = set(memory.kept.tolist())
@@ -196,7 +196,7 @@ def test_a_column_whose_only_value_is_not_in_a_part_of_the_table_does_no_harm(he
     n, config = 1_200, dataclasses.replace(TINY, pool=60)
     fold = split(n, config.seed, config.share_held(n), config.nets)
     seen = np.flatnonzero(fold >= 0)
-    pool = pool_of(len(seen), config, np.random.default_rng(config.seed))
+    pool = pool_of(len(seen), 3, config, np.random.default_rng(config.seed))
     row = np.flatnonzero(fold < 0)[0] if held else seen[np.setdiff1d(np.arange(len(seen)), pool)[0]]
     random = np.random.default_rng(0)
     lines = [f"{random.normal():.5f},{random.normal():.5f},{'5.5' if i == row else ''}" for i in range(n)]
