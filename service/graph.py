@@ -14,7 +14,7 @@ from service.wire import Message, WireError, read
 
 __all__ = ["GraphError", "check"]
 
-MAX_NODES = 1 << 18  # some 400 are usual; bundles of before a restore by kinds had up to 110,000
+MAX_NODES = 1 << 18  # some 400 are usual; older bundles, with some for each column, had up to 110,000
 MAX_CELLS = 1 << 29  # values held at one time: 2 GiB as float32; a hundred categories of ten levels take 19 million
 MAX_WORK = 1 << 40  # multiplications and additions: half a minute of one core
 MAX_VERSION = 64  # of the operators and of the format: those to come are refused by onnxruntime itself

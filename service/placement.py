@@ -12,7 +12,7 @@ from service import log
 from service.graph import check
 from service.session import CPU, SLICE, Answers, Provider, Session, abandon, may_have_cuda
 
-GPU_WORK = 1 << 25  # of a run from which on a GPU is the quicker: to begin takes it a millisecond (benchmarks/gpu.py)
+GPU_WORK = 1 << 25  # multiplications and additions, from which on a GPU is the quicker: to begin takes it a millisecond
 GPU_LEAST = 128  # records that it is given in any case
 
 

@@ -101,7 +101,7 @@ class Preprocessing(nn.Module):
     unknown: Tensor  # (G,) the code of an unknown level
     shared: Tensor  # (G,) the slot of all rarer levels; where no levels are so rare, that of new ones
     beyond: Tensor  # (G,) 1 where new levels have the slot after that, else 0
-    rarity: Tensor  # all categories' -log p(level | the last slot), end to end
+    rarity: Tensor  # all categories' -log p(level | the shared slot), end to end
     rarity_start: Tensor  # (G,)
     membership: Tensor  # (S, G) 1 where a slot belongs to a category
     ownership: Tensor  # (R + B + G, F) 1 where a likelihood term belongs to a feature
@@ -242,8 +242,9 @@ class Preprocessing(nn.Module):
         numbers = torch.clamp(numbers, -FLOAT32_MOST, FLOAT32_MOST)
         if self.numerics == self.columns:
             return numbers
-        cells, front = [numbers] * bool(self.numerics), self.numerics + len(self.cyclic)
+        cells = [numbers] if self.numerics else []
         if len(self.cyclic):
+            front = self.numerics + len(self.cyclic)
             turn = atan2(real[:, front:], real[:, self.numerics : front])
             turn = torch.where(turn < 0, turn + 2 * math.pi, turn)
             cells.append(turn * (self.period / (2 * math.pi)) + self.phase)

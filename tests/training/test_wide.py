@@ -59,3 +59,20 @@ def test_what_stands_side_by_side_is_averaged_in_the_graph_as_in_torch(made):
 def test_its_work_grows_little_faster_than_the_columns(made):
     few, many = (check(graphs["scorer.onnx"], SLICE) for _, graphs, _ in made.values())
     assert many < 1.7 * TIMES[1] / TIMES[0] * few
+
+
+def test_each_column_gets_back_what_its_own_slots_say(made):
+    """The slots of a record stand for the record; levels that share a slot for an unknown one."""
+    preprocessing, x = made[TIMES[1]][0].preprocessing, made[TIMES[1]][2]
+    x = x[:100]
+    told = preprocessing.restore(preprocessing(torch.from_numpy(x)).y).numpy()
+    there = ~np.isnan(x)
+    for columns in (preprocessing.numeric, preprocessing.cyclic):
+        some = there[:, columns]
+        np.testing.assert_allclose(told[:, columns][some], x[:, columns][some], rtol=1e-3, atol=1e-3)
+    some = there[:, preprocessing.boolean]
+    assert ((told[:, preprocessing.boolean] > 0.6) == (x[:, preprocessing.boolean] == 1))[some].all()
+    code, some = np.nan_to_num(x[:, preprocessing.category]), there[:, preprocessing.category]
+    meant = np.where(code < preprocessing.shared.numpy(), code, preprocessing.unknown.numpy())
+    assert len(preprocessing.category) > 1
+    np.testing.assert_array_equal(told[:, preprocessing.category][some], meant[some])
