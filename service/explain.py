@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,10 @@ class Explainer:
     """Writes the contributions of one model's records as JSON."""
 
     def __init__(self, manifest: Manifest) -> None:
+        self._features = manifest.features
         self._places = list(zip(manifest.features, column_slices(manifest.features), strict=True))
+        self._plain = [j for j, feature in enumerate(manifest.features) if _is_plain(feature)]
+        self._numbers = [at.start for feature, at in self._places if _is_number(feature)]
         self._heads = [b'{"feature":%b,"value":' % orjson.dumps(term) for term in manifest.terms]
         self._categories = {f.name: [orjson.dumps(c) for c in f.categories] for f in manifest.features if f.kind == "categorical"}
 
@@ -43,25 +46,38 @@ class Explainer:
     def _write(
         self, batch: Batch, places: list[int], contributions: NDArray[np.float32], normal: NDArray[np.float32]
     ) -> list[bytes]:
-        """A feature's objects are made for all these records at once; each record then takes its own, in its own order."""
-        m, terms = contributions.shape
-        values = [_values(feature, column) for (feature, _), column in zip(self._places, batch.columns(places), strict=True)]
-        expected = [self._expected(feature, normal[:, at]) for feature, at in self._places]
-        nothing = [[NOTHING] * m] * (terms - len(values))  # the latent term has no value
-        told = floats(contributions.ravel())
-        objects = [
-            list(
-                map(b"".join, zip(repeat(head), had, repeat(EXPECTED), usual, repeat(CONTRIBUTION), told[j::terms], repeat(b"}")))
-            )
-            for j, (head, had, usual) in enumerate(zip(self._heads, values + nothing, expected + nothing, strict=True))
-        ]
-        order = np.argsort(-contributions, axis=1, kind="stable").tolist()
-        return [b"[%b]" % b",".join([own[j] for j in row]) for own, row in zip(zip(*objects, strict=True), order, strict=True)]
+        """All objects of these records are made at once, feature by feature; each record then takes its own, in its own order."""
+        (m, terms), n = contributions.shape, contributions.size
+        heads = chain.from_iterable(repeat(head, m) for head in self._heads)
+        nothing = [NOTHING] * (m * (terms - len(self._places)))  # the latent term has no value
+        values, expected = chain(self._values(batch.columns(places)), nothing), chain(self._expected(normal), nothing)
+        told = floats(contributions.T.ravel())
+        pieces = zip(heads, values, repeat(EXPECTED, n), expected, repeat(CONTRIBUTION, n), told, repeat(b"}", n), strict=True)
+        objects = list(map(b"".join, pieces))
+        order = np.argsort(-contributions, axis=1, kind="stable") * m
+        return [b"[%b]" % b",".join([objects[j + i] for j in row]) for i, row in enumerate(order.tolist())]
 
-    def _expected(self, feature: Feature, columns: NDArray[np.float32]) -> list[bytes]:
-        """Columns (M, width) as `decode` tells them, all at once where that is cheap."""
-        if feature.kind == "numeric" and not feature.integer:
-            return floats(np.ascontiguousarray(columns[:, 0]))
+    def _values(self, columns: list[list[Any]]) -> Iterator[bytes]:
+        """The raw values, feature by feature, as JSON; those of all that are no texts are written at once."""
+        try:
+            written = iter(orjson.dumps(list(chain.from_iterable(columns[j] for j in self._plain)))[1:-1].split(b","))
+        except TypeError:
+            return chain.from_iterable(map(_values, self._features, columns))
+        return chain.from_iterable(
+            islice(written, len(column)) if _is_plain(feature) else _values(feature, column)
+            for feature, column in zip(self._features, columns, strict=True)
+        )
+
+    def _expected(self, normal: NDArray[np.float32]) -> Iterator[bytes]:
+        """What is expected, from columns (M, C), feature by feature as `decode` tells it; all numbers are written at once."""
+        written = iter(floats(normal[:, self._numbers].T.ravel()))
+        return chain.from_iterable(
+            islice(written, len(normal)) if _is_number(feature) else self._others(feature, normal[:, at])
+            for feature, at in self._places
+        )
+
+    def _others(self, feature: Feature, columns: NDArray[np.float32]) -> list[bytes]:
+        """Columns (M, width) of a feature that is no number with a fraction."""
         if feature.kind == "categorical" and not np.isnan(columns).any():
             names = self._categories[feature.name]
             codes = np.rint(columns[:, 0]).astype(np.int64).tolist()
@@ -74,10 +90,20 @@ def floats(values: NDArray[Any]) -> list[bytes]:
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
 
 
+def _is_plain(feature: Feature) -> bool:
+    """Whether its values are no texts."""
+    return feature.kind in ("numeric", "boolean") or feature.integer
+
+
+def _is_number(feature: Feature) -> bool:
+    """Whether what is expected of it is a number with a fraction."""
+    return feature.kind == "numeric" and not feature.integer
+
+
 def _values(feature: Feature, values: Sequence[Any]) -> list[bytes]:
     """Raw values as JSON."""
     try:
-        if feature.kind in ("numeric", "boolean") or feature.integer:
+        if _is_plain(feature):
             return orjson.dumps(values)[1:-1].split(b",")
         return [orjson.dumps(value) for value in values]
     except TypeError:  # an integer beyond 64 bits, or a text with half a character: orjson has no way to write them

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 from service.settings import LogFormat
@@ -31,7 +32,7 @@ class RequestLog:
         self._json, self._descriptor, self._on = log_format == "json", descriptor, on
         self._requests: list[tuple[Any, ...]] = []  # the arguments of _line
         self._writer = ThreadPoolExecutor(1, "log")
-        self._second, self._stamp = 0, ""
+        self._milli, self._begin = 0, ""  # the time of the last line, in ms, and how lines of then begin
         self._writing = self._ending = False
         self._too_many = self._unread = 0  # lines: counted on the event loop, and by whoever writes
 
@@ -77,22 +78,21 @@ class RequestLog:
         trace_id: str | None,
         error: Mapping[str, str] | None,
     ) -> str:
-        second = int(now)
-        if second != self._second:
-            self._second, self._stamp = second, _stamp(second)
-        stamp = f"{self._stamp}.{int(now * 1000) % 1000:03d}Z"
+        milli = int(now * 1000)
+        if milli != self._milli:  # at full load many lines have the same
+            stamp = f"{_stamp(milli // 1000)}.{milli % 1000:03d}Z"
+            begin = f'{{"time":"{stamp}","level":"info","event":"request","request_id":"' if self._json else f"{stamp} info "
+            self._milli, self._begin = milli, begin
         if self._json:
             more = "" if scored is None else ',"model":"{}","version":"{}","records":{},"anomalies":{}'.format(*scored)
             more += "" if trace_id is None else f',"trace_id":"{trace_id}"'
             more += "" if error is None else "".join(f',"{name}":{quoted(text)}' for name, text in error.items())
-            return (
-                f'{{"time":"{stamp}","level":"info","event":"request","request_id":"{request_id}","method":"{method}",'
-                f'"path":{path},"status":{status},"ms":{seconds * 1000:.3f}{more}}}\n'
-            )
+            line = f'{self._begin}{request_id}","method":"{method}","path":{path},"status":{status},"ms":{seconds * 1000:.3f}'
+            return f"{line}{more}}}\n"
         more = "" if trace_id is None else f" trace_id={trace_id}"
         more += "" if scored is None else " model={} version={} records={} anomalies={}".format(*scored)
         more += "" if error is None else "".join(f" {name}={quoted(text)}" for name, text in error.items())
-        return f"{stamp} info {method} {path} {status} {seconds * 1000:.3f} ms request_id={request_id}{more}\n"
+        return f"{self._begin}{method} {path} {status} {seconds * 1000:.3f} ms request_id={request_id}{more}\n"
 
     def _flush(self) -> None:
         if self._requests and not self._writing:
@@ -199,5 +199,6 @@ def _last_line(message: str) -> str:
     return message.strip().rsplit("\n", 1)[-1] if message.startswith("Traceback") else message
 
 
+@lru_cache(1)
 def _stamp(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))

@@ -10,6 +10,7 @@ import pytest
 from service import records
 from service.bundle import read_bundle
 from service.errors import Problem
+from service.manifest import Feature
 from service.records import BLOCK, LONG, Batch, Reader
 from tests.service.client import Client
 from tests.service.tiny_bundle import GOOD, NUMBERS, ODD, publish
@@ -45,6 +46,48 @@ def told(reader: Reader, body: bytes) -> Any:
     places = list(range(len(batch.x)))
     options = batch.columnar, batch.normal, batch.alpha, batch.fdr, batch.explain
     return batch.x.tobytes(), repr(batch.columns(places)), len(batch.rows), options
+
+
+USUAL: list[Any] = [
+    {"records": [GOOD]},
+    {"records": [GOOD, GOOD], "explain": "all", "alpha": 0.5},
+    {"records": [{**GOOD, "amount": 1}]},  # a whole number stays one
+    {"records": [{**GOOD, "amount": 1.0}]},
+    {"records": [{**GOOD, "amount": 10**19}]},
+    {"records": [{**GOOD, "amount": -1}]},
+    {"records": [{**GOOD, "amount": 3.5e38}]},
+    {"records": [{**GOOD, "count": 1.5}]},
+    {"records": [{**GOOD, "level": 10.0}]},
+    {"records": [{**GOOD, "level": 99}]},
+    {"records": [{**GOOD, "level": None}]},
+    {"records": [{**GOOD, "country": "nowhere"}]},
+    {"records": [{**GOOD, "country": "a:b"}]},
+    {"records": [{**GOOD, "online": 1}]},
+    {"records": [{**GOOD, "at": ""}]},
+    {"records": [{**GOOD, "at": "yesterday"}]},
+    {"records": [{**GOOD, "note": "x"}]},
+    {"records": [{key: value for key, value in GOOD.items() if key != "amount"}]},
+    {"records": [GOOD, {**GOOD, "amount": 1e30}]},
+    {"columns": {key: [value] for key, value in GOOD.items()}},
+]
+
+
+@pytest.mark.parametrize("body", USUAL, ids=range(len(USUAL)))
+@pytest.mark.parametrize("options", [{}, {"dropped": ("note",)}, {"dropped": {"note": "y"}}], ids=["all", "dropped", "constant"])
+def test_a_short_body_is_read_alike_whether_or_not_it_is_first_read_as_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], body: Any
+) -> None:
+    reader = Reader(read_bundle(publish(tmp_path, **options)).manifest, 3000)
+    usual = told(reader, json.dumps(body).encode())
+    monkeypatch.setattr(records, "SHORT", 0)
+    assert told(reader, json.dumps(body).encode()) == usual
+
+
+def test_a_category_beyond_64_bits_is_one_as_any_other(tmp_path: Path) -> None:
+    code = Feature(name="code", kind="categorical", integer=True, categories=(1, 2**63))
+    reader = Reader(read_bundle(publish(tmp_path, features=(code,))).manifest, 3000)
+    for value, place in ((1, 0), (2**63, 1), (2, 2)):
+        assert reader.read(json.dumps({"records": [{"code": value}]}).encode()).x.tolist() == [[place]]
 
 
 @pytest.mark.parametrize("body", [*(json.dumps(body).encode() for body in BODIES), *TEXTS], ids=range(len(BODIES) + len(TEXTS)))

@@ -112,8 +112,8 @@ def test_a_histogram_counts_as_prometheus_does() -> None:
     values = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 9.0])
     one, many = Histogram((1.0, 2.0)), Histogram((1.0, 2.0))
     for number in values:
-        one.observe(float(number))
-    many.observe_all(values)
+        one.observe(np.array([number]))
+    many.observe(values)
     assert one.buckets() == many.buckets() == [("1", 3), ("2", 5), ("+Inf", 6)]
     assert one.sum == many.sum == values.sum()
 

@@ -98,7 +98,7 @@ def test_quantiles_of_time_are_inside_their_bucket() -> None:
     metrics = Metrics()
     ring = Activity(metrics)
     for seconds in [0.0007] * 98 + [0.04, 99.0]:
-        metrics.stages["total"].observe(seconds)
+        metrics.stages["total"].observe(np.array([seconds]))
     hour = ring.document("any")
     assert 0.5 < hour["p50_ms"][0] < 1
     assert 25 <= hour["p99_ms"][0] <= 50

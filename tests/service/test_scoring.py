@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from service import calibration
 from service.explain import BLOCK, Explainer
+from service.manifest import KL
 from tests.service.client import Client
 from tests.service.tiny_bundle import FEATURES, GOOD, ODD
 
@@ -68,6 +69,20 @@ def test_reasons_come_by_their_contribution_with_null_for_a_category_without_a_n
     assert [one["contribution"] for one in told] == [3, 2, 1, 0, -0.5, -5]
     assert [one["feature"] for one in told] == ["country", "at", "count", "online", "level", "amount"]
     assert (told[0]["value"], told[0]["expected"]) == ("de", None)
+
+
+def test_the_latent_term_of_an_elbo_has_no_value_and_nothing_is_expected_of_it(service: Client) -> None:
+    live = service.app.registry.default()
+    batch = live.reader.read(json.dumps({"records": [GOOD, ODD], "explain": "all"}).encode())
+    scores = live.detector.score(batch.x, explain="all")
+    parts = np.concatenate([scores.contributions, np.float32([[9], [-9]])], axis=1)
+    explainer = Explainer(live.detector.manifest.model_copy(update={"score_kind": "elbo"}))
+    without = map(json.loads, Explainer(live.detector.manifest).write(batch, scores))
+    for row, others in enumerate(without):
+        told = json.loads(explainer.write(batch, scores._replace(contributions=parts))[row])
+        latent = {"feature": KL, "value": None, "expected": None, "contribution": [9, -9][row]}
+        told.remove(latent)
+        assert told == others
 
 
 def test_reasons_of_many_records_are_those_of_each(service: Client) -> None:

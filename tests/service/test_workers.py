@@ -45,7 +45,7 @@ def one(folder: Path, records: int = 0) -> tuple[Metrics, Workers]:
 def count(metrics: Metrics, records: int) -> None:
     if records:
         metrics.counts("tiny", VERSION).count(np.full(records, 2.5, np.float32), np.full(records, 0.3), 1, {"missing": records})
-    metrics.stages["total"].observe(0.01)
+    metrics.stages["total"].observe(np.array([0.01]))
 
 
 def die(worker: Workers) -> None:
