@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from service.bundle import Bundle, current_version, list_models, list_versions, read_bundle
 from service.interruption import interruptible
@@ -18,7 +18,10 @@ USER_ERROR = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """A wrong argument ends in one line, not in the whole usage."""
+    """A wrong argument ends in one line, not in the whole usage. Options are written out: `--model` is no `--models-dir`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with exit code 2."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from service.bundle import check_name, current_version, list_models, read_bundle
 from service.graph import GraphError
@@ -34,6 +34,10 @@ LEFT = {  # what an interrupted command leaves
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        """Options are written out: `--models` is no `--models-dir`."""
+        super().__init__(**options, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         """One line, no usage: what was found and what to do."""
         print(f"{self.prog}: {message}; see '{self.prog} --help'", file=sys.stderr)

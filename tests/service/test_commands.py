@@ -96,6 +96,7 @@ def test_score_flags_by_the_alpha_that_it_is_told(models_dir: Path, tmp_path: Pa
         ((), "required"),
         (("serv",), "invalid choice"),
         (("serve", "--prot", "1"), "unrecognized"),
+        (("serve", "--model", "tiny"), "unrecognized arguments: --model tiny"),
         (("serve", "--port", "http", "--models-dir", "{m}"), "ANOMALY_PORT"),
         (("serve", "--workers", "0"), "ANOMALY_WORKERS"),
         (("inspect", "other", "--models-dir", "{m}"), "there are: tiny"),

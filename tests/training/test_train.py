@@ -182,6 +182,7 @@ def test_a_bad_table_ends_with_code_2_and_one_line_that_says_where(tmp_path, cap
         (["--drop", "z"], "z"),
         (["--target-fpr", "2"], "0 and 1"),
         (["--model", "../evil"], "name"),
+        (["--num", "b"], "unrecognized arguments: --num b"),
     ],
 )
 def test_a_wrong_argument_ends_with_code_2_and_one_line(tmp_path, capfd, words, said):
