@@ -26,6 +26,8 @@ from training.config import Config
 from training.kinds import WHOLE_MAX, Column, Mode, RereadError, UnusableError
 
 LABELS_TOLD = 5  # values of the label column in an error
+HELD, UNUSED = -1, -2  # what a record is that belongs to no fold
+RUNS, RUN_LEAST = 10, 4  # of successive records, for each part of a table in order; records to hold out in each, at least
 LEAST = 2  # normal rows; so few make no good model, but one makes none
 
 
@@ -41,6 +43,7 @@ class Dataset:
     warnings: tuple[str, ...]  # without values, for the manifest
     sources: tuple[tuple[str, str], ...]  # (file name, SHA-256)
     asked: Mapping[str, Any] = field(default_factory=dict)  # how it was to be read, for the manifest
+    in_order: bool = False  # the rows resemble those before them, as in a time series
     strays: Mapping[str, str] = field(default_factory=dict)  # column -> values that kept it from being numbers, for the terminal
 
 
@@ -70,12 +73,13 @@ def read_dataset(
     x, anomalies, places = _encode(rows, features)
     used = {feature.name for feature in features}
     warnings = tuple(warning for name in names for warning in columns[name].warnings(dropped=name not in used))
-    of_rows = [told for told in (copies.warning(x, features), order.warning(x, features)) if told]
+    alike = order.warning(x, features)
+    of_rows = [told for told in (copies.warning(x, features), alike) if told]
     warnings = (*warnings, *identifiers.warnings(x, features), *of_rows)
     odd = {name: found.shown() for name in names if (found := columns[name].strays)}
     sums = tuple((source.path.name, _sha256(source.path)) for source in sources)
     told = {"label": label, "normal": normal, "drop": list(drop), "kinds": asked}
-    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, sums, told, odd)
+    return Dataset(tuple(features), x, anomalies, places, tuple(dropped), warnings, sums, told, alike is not None, odd)
 
 
 def read_for_evaluation(
@@ -114,18 +118,34 @@ def check_size(n: int, calibration_share: float, folds: int) -> None:
         raise TableError(f"{n} normal rows are too few: {2 * folds} are needed at least, two for each of {folds} nets")
 
 
-def split(n: int, seed: int, calibration_share: float, folds: int) -> NDArray[np.int8]:
-    """(n,) the part of each record: its fold, 0 to folds - 1, or -1 for calibration, which no net ever sees.
+def split(n: int, seed: int, calibration_share: float, folds: int, *, in_order: bool = False) -> NDArray[np.int8]:
+    """(n,) the part of each record: its fold, 0 to folds - 1, or HELD for calibration, which no net ever sees.
 
     The calibration records are calibration_share of all, rounded; the folds' sizes differ by one at most. The same for the same
-    arguments. Raises TableError where a fold would have fewer than two records.
+    arguments. in_order: records resemble those before them, so that one held out alone would have its like among those that
+    train: parts are of runs of records, and what of the runs held out is more than the share is UNUSED.
+    Raises TableError where a fold would have fewer than two records.
     """
     check_size(n, calibration_share, folds)
     held = round(n * calibration_share)
+    draw = np.random.default_rng(seed)
+    if in_order and held >= RUN_LEAST * RUNS:
+        return _in_runs(n, held, folds, draw)
     part = np.empty(n, np.int8)
-    order = np.random.default_rng(seed).permutation(n)
-    part[order[:held]] = -1
+    order = draw.permutation(n)
+    part[order[:held]] = HELD
     part[order[held:]] = np.arange(n - held) % folds
+    return part
+
+
+def _in_runs(n: int, held: int, folds: int, draw: np.random.Generator) -> NDArray[np.int8]:
+    """As `split`: each part has a run in each of RUNS equal stretches of the table."""
+    of_run = np.concatenate([draw.permutation(np.arange(HELD, folds, dtype=np.int8)) for _ in range(RUNS)])
+    part = of_run[np.arange(n) * len(of_run) // n]
+    out = np.flatnonzero(part == HELD)
+    part[out] = UNUSED
+    kept = min(held, len(out))
+    part[out[np.arange(kept) * len(out) // kept]] = HELD
     return part
 
 

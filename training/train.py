@@ -24,7 +24,7 @@ from training.card import Looked
 from training.checkpoint import Checkpoints, key_of
 from training.compare import Judged
 from training.config import Config
-from training.data import Dataset, check_fit, split
+from training.data import HELD, Dataset, check_fit, split
 from training.errors import DeviceError
 from training.export import export
 from training.fit import Curve, fit_nets
@@ -79,10 +79,11 @@ def train(
     check_fit(dataset, config)
     choose_device(config)
     torch.set_num_threads(config.threads)
-    fold = split(len(dataset.x), config.seed, config.share_held(len(dataset.x)), config.nets)
-    dataset = of_those_that_train(dataset, fold >= 0)
-    rows = np.concatenate([dataset.rows[fold >= 0], dataset.rows[fold < 0]])
-    seen, held, fold = dataset.x[fold >= 0], dataset.x[fold < 0], fold[fold >= 0]
+    fold = split(len(dataset.x), config.seed, config.share_held(len(dataset.x)), config.nets, in_order=dataset.in_order)
+    trains, calibrates = fold >= 0, fold == HELD
+    dataset = of_those_that_train(dataset, trains)
+    rows = np.concatenate([dataset.rows[trains], dataset.rows[calibrates]])
+    seen, held, fold = dataset.x[trains], dataset.x[calibrates], fold[trains]
 
     preprocessing = Preprocessing(dataset.features, seen)
     device = choose_device(config, preprocessing.slots)
