@@ -26,6 +26,7 @@ PARTS = 8  # of the rows, in most of which a column that drifts moves
 CREEP = 3.0  # standard errors of the median of these moves
 CELLS, MOST = 1 << 22, 50_000  # values, and rows of one column, that are looked at: the first, and as many spread over all
 SHOWN = 3  # columns
+SORTS = 8  # columns that may be of machines which take turns, the first ones
 
 Values = NDArray[np.float32]
 
@@ -35,27 +36,32 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
 
     Asked of columns of numbers. A table that is sorted, or in blocks of sorts of records, has such columns, too, and nothing is
     wrong. So nothing is said of a table that is sorted by a number; and otherwise not only must successive values be alike, but
-    within a block the next one be closer than a later one, which the order of a time series makes so. Where the rows are not in
-    groups of a category, the first and the last ones are compared, too.
+    within a block the next one be closer than a later one, which the order of a time series makes so. The same is asked of the
+    rows of each category or whole number, since machines may take turns. Where the rows are not in groups of a category, the
+    first and the last ones are compared, too.
     """
     most = max(1_000, min(MOST, CELLS // max(1, x.shape[1])))
     first, spread = x[:most], x[:: max(1, -(-len(x) // most))]
     columns = [
         (feature, first[:, at.start], spread[:, at.start]) for feature, at in zip(features, column_slices(features), strict=True)
     ]
-    block = _blocks([column for feature, column, _ in columns if feature.kind in ("categorical", "boolean")], len(first))
+    sorts = [column for feature, column, _ in columns if feature.kind in ("categorical", "boolean")]
+    ids = [column for feature, column, _ in columns if feature.kind == "numeric" and feature.integer]
+    orders = [(np.arange(len(first)), _blocks(sorts, len(first)))]
+    for sort in [column for column in (*sorts, *ids) if _has_rows_enough(column)][:SORTS]:
+        order = np.argsort(sort, kind="stable")
+        orders.append((order, _blocks([column[order] for column in (*sorts, sort)], len(first))))
     if any(_is_sorted_by(feature, column[~np.isnan(column)]) for feature, column, _ in columns):
         return None
     grouped = any(_is_in_groups(feature, column) for feature, _, column in columns)
     alike: dict[str, float] = {}
     moved: dict[str, float] = {}
     for feature, column, throughout in columns:
-        there = ~np.isnan(column)
-        values, of_all = column[there], throughout[~np.isnan(throughout)]
+        values, of_all = column[~np.isnan(column)], throughout[~np.isnan(throughout)]
         if feature.kind != "numeric" or not _varies(values) or _goes_one_way(values):
             continue
-        successive = _lag_1(values)
-        if successive >= LAG_1 and any(_is_farther(values, block[there], lag) for lag in LAGS):
+        successive = max(_resemblance(column[order], block) for order, block in orders)
+        if successive >= LAG_1:
             alike[feature.name] = successive
         elif not grouped and (distance := _drift(of_all)) >= DRIFT and _creeps(of_all):
             moved[feature.name] = distance
@@ -82,6 +88,20 @@ def _named(found: dict[str, float]) -> str:
 def _varies(values: Values) -> bool:
     """Whether there are values enough, and enough of them beside the most frequent one, that chance puts few side by side."""
     return len(values) >= LEAST and len(values) - int(np.unique(values, return_counts=True)[1].max()) >= OTHERS
+
+
+def _has_rows_enough(sort: Values) -> bool:
+    """Whether a column may say which machine a row is of: several values, with rows enough for most."""
+    return 1 < len(np.unique(sort)) <= len(sort) // SELDOM
+
+
+def _resemblance(column: Values, block: NDArray[np.intp]) -> float:
+    """The correlation of the ranks of successive values; 0 where within a block the next one is no closer than later ones."""
+    there = ~np.isnan(column)
+    values = column[there]
+    successive = _lag_1(values)
+    near = successive >= LAG_1 and any(_is_farther(values, block[there], lag) for lag in LAGS)
+    return successive if near else 0.0
 
 
 def _lag_1(values: Values) -> float:
@@ -143,6 +163,8 @@ def _is_sorted_by(feature: Feature, values: Values) -> bool:
     if feature.kind != "numeric" or not _varies(values) or not _goes_one_way(values):
         return False
     steps = np.diff(values)
+    if _has_rows_enough(values) and 2 * np.count_nonzero(steps) > len(steps):
+        return False  # the numbers of machines that take turns: sorted by them, rows of each would be together
     onward = (steps >= 0).all() or (steps <= 0).all()
     close = np.abs(steps).mean() < TELLS * np.spacing(np.abs(values).max())
     is_count = onward and (close or (steps != 0).all())

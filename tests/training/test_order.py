@@ -51,6 +51,20 @@ def test_the_series_of_several_machines_one_after_another_are_told() -> None:
     assert "rows resemble the rows before them" in told(np.column_stack([x, machine]), [*numbers(4), category(10)])
 
 
+@pytest.mark.parametrize("sort", [category(12), Feature(name="id", kind="numeric", integer=True)], ids=["named", "numbered"])
+def test_the_series_of_machines_that_take_turns_are_told(sort: Feature) -> None:
+    random = np.random.default_rng(1)
+    x = np.concatenate([series(0.9, 4, seed)[:250] + 3 * random.normal(size=4) for seed in range(12)])
+    machine = np.repeat(np.arange(12), 250)
+    turns = np.arange(N).reshape(12, 250).T.ravel()
+    table = np.column_stack([x, machine])[turns]
+    assert "rows resemble the rows before them" in told(table, [*numbers(4), sort])
+    assert not told(table[:, :4], numbers(4)), "nothing says whose rows they are"
+    for each in range(12):  # the same machines, each of whose rows are in no order
+        table[each::12, :4] = random.permutation(table[each::12, :4])
+    assert not told(table, [*numbers(4), sort])
+
+
 def test_a_column_that_wanders_is_named_alone(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     columns = {"level": np.cumsum(random.normal(size=500)).round(4), "noise": random.normal(size=500).round(4)}
