@@ -19,6 +19,7 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # split
     calibration_from: int = 1_000  # normal records; a smaller table holds none out, each is judged without itself instead
+    calibration_from_in_order: int = 500  # of a table in order: without themselves, records still have their neighbours
     calibration_share: float = 0.2
     calibration_most: int = 10_000  # records
     nets: int = 4  # each is trained without one fold of the rest, on which it is validated
@@ -65,9 +66,9 @@ class Config:
         by_width = max(200, self.steps_most * self.wide // slots)
         return int(min(self.steps_most, max(self.steps_least, self.steps_root * math.sqrt(records)), by_width))
 
-    def share_held(self, records: int) -> float:
-        """The share of so many normal records that calibrates and does nothing else."""
-        if records < self.calibration_from:
+    def share_held(self, records: int, *, in_order: bool = False) -> float:
+        """The share of so many normal records that calibrates and does nothing else; in_order: as in a time series."""
+        if records < (min(self.calibration_from, self.calibration_from_in_order) if in_order else self.calibration_from):
             return 0.0
         return min(self.calibration_share, self.calibration_most / records)
 

@@ -107,7 +107,7 @@ def read_for_evaluation(
 
 def check_fit(dataset: Dataset, config: Config) -> None:
     """Raises TableError where a table that could be read cannot be fitted with these settings."""
-    check_size(len(dataset.x), config.share_held(len(dataset.x)), config.nets)
+    check_size(len(dataset.x), config.share_held(len(dataset.x), in_order=dataset.in_order), config.nets)
     if config.score == "elbo" and KL in {feature.name for feature in dataset.features}:
         raise TableError(f"column {KL}: with --score elbo this is the name of the latent term; rename the column, or --drop it")
 

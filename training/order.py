@@ -73,7 +73,7 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
         found = f"the last rows differ from the first ones, most of all in {_named(moved)}"
     return (
         f"{found}: if they are in the order of time, later records may be flagged more often than alpha says, most of all if "
-        "there are fewer than 1,000: evaluate on a later table, fit often on recent rows, and leave out columns that wander or "
+        "there are fewer than 500: evaluate on a later table, fit often on recent rows, and leave out columns that wander or "
         "write their changes instead; if they are only sorted, shuffle them before the fit"
     )
 

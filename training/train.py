@@ -79,7 +79,8 @@ def train(
     check_fit(dataset, config)
     choose_device(config)
     torch.set_num_threads(config.threads)
-    fold = split(len(dataset.x), config.seed, config.share_held(len(dataset.x)), config.nets, in_order=dataset.in_order)
+    share = config.share_held(len(dataset.x), in_order=dataset.in_order)
+    fold = split(len(dataset.x), config.seed, share, config.nets, in_order=dataset.in_order)
     trains, calibrates = fold >= 0, fold == HELD
     dataset = of_those_that_train(dataset, trains)
     rows = np.concatenate([dataset.rows[trains], dataset.rows[calibrates]])

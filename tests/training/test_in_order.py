@@ -50,6 +50,13 @@ def test_what_calibrates_of_a_large_table_is_spread_over_the_runs_held_out():
     assert set(np.diff(np.searchsorted(out, held)).tolist()) == {20}
 
 
+def test_a_small_table_in_order_holds_records_out_too():
+    assert [Config().share_held(n, in_order=True) for n in (499, 500, 999, 1_000)] == [0.0, 0.2, 0.2, 0.2]
+    assert [Config().share_held(n) for n in (500, 999, 1_000)] == [0.0, 0.0, 0.2]
+    assert Config(calibration_from=100).share_held(100, in_order=True) == 0.2
+    assert (split(500, 0, 0.2, 4, in_order=True) == HELD).sum() == 100
+
+
 @pytest.mark.parametrize(("n", "share"), [(1_000, 0.0), (150, 0.2)], ids=["none held out", "too few for runs"])
 def test_without_rows_for_runs_the_split_is_the_usual_one(n, share):
     np.testing.assert_array_equal(split(n, 3, share, 4, in_order=True), split(n, 3, share, 4))
