@@ -6,6 +6,7 @@ many, or until somebody asks: to count hundreds costs NumPy hardly more than to 
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -42,6 +43,7 @@ class Histogram:
         self.bounds, self._array = bounds, np.array(bounds)
         self._counts, self._sum = [0] * (len(bounds) + 1), 0.0
         self._waiting: list[NDArray[Any]] = []
+        self._lock = threading.Lock()  # a shadow's thread observes while the event loop tells
 
     @property
     def counts(self) -> list[int]:
@@ -57,16 +59,19 @@ class Histogram:
 
     def observe(self, values: NDArray[Any]) -> None:
         """Counts values (N,), soon."""
-        self._waiting.append(values)
-        if len(values) > FEW or len(self._waiting) >= WAITING:
+        with self._lock:
+            self._waiting.append(values)
+            many = len(values) > FEW or len(self._waiting) >= WAITING
+        if many:
             self._count()
 
     def _count(self) -> None:
-        if self._waiting:
-            values, self._waiting = np.concatenate(self._waiting), []
-            found = np.bincount(np.searchsorted(self._array, values), minlength=len(self._counts))
-            self._counts = [before + more for before, more in zip(self._counts, found.tolist(), strict=True)]
-            self._sum += float(values.sum(dtype=np.float64))
+        with self._lock:
+            if self._waiting:
+                values, self._waiting = np.concatenate(self._waiting), []
+                found = np.bincount(np.searchsorted(self._array, values), minlength=len(self._counts))
+                self._counts = [before + more for before, more in zip(self._counts, found.tolist(), strict=True)]
+                self._sum += float(values.sum(dtype=np.float64))
 
     def buckets(self) -> list[tuple[str, float]]:
         """(bound, cumulative count) as Prometheus has them."""

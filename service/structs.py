@@ -14,6 +14,7 @@ from service.manifest import Feature
 # The default of a feature that is left out: JSON cannot hold it, so identity tells it from null. NumPy reads both as missing.
 ABSENT = float("nan")
 INT64_MAX = 2**63 - 1  # msgspec knows no larger bounds
+NEVER = Annotated[int, msgspec.Meta(gt=0, lt=0)]
 
 
 class Unread(Sequence[Any]):
@@ -82,11 +83,13 @@ def json_type(feature: Feature) -> Any:
 
 def usual_type(feature: Feature) -> Any:
     """The type of a feature's value in JSON where it is there and needs no warning."""
-    if feature.kind == "categorical" and feature.categories:
-        return Literal[feature.categories]
+    if feature.kind == "categorical":
+        return Literal[feature.categories] if feature.categories else NEVER
     if feature.kind != "numeric":
         return json_type(feature)
     low, high = (-FLOAT32_MAX if feature.low is None else feature.low), (FLOAT32_MAX if feature.high is None else feature.high)
     low, high = max(low, -FLOAT32_MAX), min(high, FLOAT32_MAX)
-    whole = msgspec.Meta(ge=max(math.ceil(low), -INT64_MAX), le=min(math.floor(high), INT64_MAX))
-    return Annotated[int, whole] | Annotated[float, msgspec.Meta(ge=low, le=high)]
+    number = Annotated[float, msgspec.Meta(ge=low, le=high)]
+    if low > INT64_MAX or high < -INT64_MAX:
+        return number
+    return Annotated[int, msgspec.Meta(ge=max(math.ceil(low), -INT64_MAX), le=min(math.floor(high), INT64_MAX))] | number

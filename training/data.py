@@ -7,6 +7,7 @@ is encoded in training exactly as it is when it is scored. Only x is held in mem
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from training.kinds import WHOLE_MAX, Column, Mode, RereadError, UnusableError
 
 LABELS_TOLD = 5  # values of the label column in an error
 HELD, UNUSED = -1, -2  # what a record is that belongs to no fold
-RUNS, RUN_LEAST = 10, 4  # of successive records, for each part of a table in order; records to hold out in each, at least
+RUNS, RUN_LEAST, RUN_SHARE = 10, 4, 0.2  # runs of each part of a table in order; records of one, and the share held out, at least
 LEAST = 2  # normal rows; so few make no good model, but one makes none
 
 
@@ -123,14 +124,16 @@ def split(n: int, seed: int, calibration_share: float, folds: int, *, in_order: 
 
     The calibration records are calibration_share of all, rounded; the folds' sizes differ by one at most. The same for the same
     arguments. in_order: records resemble those before them, so that one held out alone would have its like among those that
-    train: parts are of runs of records, and what of the runs held out is more than the share is UNUSED.
+    train: parts are of runs of records, where there are enough. The runs held out are RUN_SHARE of all, if not more, however few
+    of their records calibrate, and the others are UNUSED; the folds' sizes differ by RUNS at most.
     Raises TableError where a fold would have fewer than two records.
     """
     check_size(n, calibration_share, folds)
     held = round(n * calibration_share)
     draw = np.random.default_rng(seed)
-    if in_order and held >= RUN_LEAST * RUNS:
-        return _in_runs(n, held, folds, draw)
+    out = max(calibration_share, RUN_SHARE)
+    if in_order and min(held, int(n * (1 - out)) // folds) >= RUN_LEAST * RUNS:
+        return _in_runs(n, out, held, folds, draw)
     part = np.empty(n, np.int8)
     order = draw.permutation(n)
     part[order[:held]] = HELD
@@ -138,14 +141,18 @@ def split(n: int, seed: int, calibration_share: float, folds: int, *, in_order: 
     return part
 
 
-def _in_runs(n: int, held: int, folds: int, draw: np.random.Generator) -> NDArray[np.int8]:
-    """As `split`: each part has a run in each of RUNS equal stretches of the table."""
-    of_run = np.concatenate([draw.permutation(np.arange(HELD, folds, dtype=np.int8)) for _ in range(RUNS)])
-    part = of_run[np.arange(n) * len(of_run) // n]
-    out = np.flatnonzero(part == HELD)
-    part[out] = UNUSED
-    kept = min(held, len(out))
-    part[out[np.arange(kept) * len(out) // kept]] = HELD
+def _in_runs(n: int, share: float, held: int, folds: int, draw: np.random.Generator) -> NDArray[np.int8]:
+    """As `split`, each part with a run in each of RUNS equal stretches of the table; of the share held out, `held` calibrate."""
+    runs = []
+    for stretch in np.array_split(np.arange(n), RUNS):
+        out = math.ceil(len(stretch) * share)
+        sizes = np.array([out, *map(len, np.array_split(stretch[out:], folds))])
+        parts = draw.permutation(folds + 1)
+        runs.append(np.repeat(parts + HELD, sizes[parts]))
+    part = np.concatenate(runs).astype(np.int8)
+    out_of_all = np.flatnonzero(part == HELD)
+    part[out_of_all] = UNUSED
+    part[out_of_all[np.arange(held) * len(out_of_all) // held]] = HELD
     return part
 
 

@@ -26,6 +26,7 @@ PARTS = 8  # of the rows, in most of which a column that drifts moves
 CREEP = 3.0  # standard errors of the median of these moves
 CELLS, MOST = 1 << 22, 50_000  # values, and rows of one column, that are looked at: the first, and as many spread over all
 SHOWN = 3  # columns
+AGAIN = 0.02  # of the rows, in which a machine that takes its turn has another at once
 SORTS = 8  # columns that may be of machines which take turns, the first ones
 
 Values = NDArray[np.float32]
@@ -47,10 +48,10 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
     ]
     sorts = [column for feature, column, _ in columns if feature.kind in ("categorical", "boolean")]
     ids = [column for feature, column, _ in columns if feature.kind == "numeric" and feature.integer]
-    orders = [(np.arange(len(first)), _blocks(sorts, len(first)))]
+    orders = [(np.arange(len(first)), _blocks(sorts, len(first)), 1)]
     for sort in [column for column in (*sorts, *ids) if _has_rows_enough(column)][:SORTS]:
         order = np.argsort(sort, kind="stable")
-        orders.append((order, _blocks([column[order] for column in (*sorts, sort)], len(first))))
+        orders.append((order, _blocks([column[order] for column in (*sorts, sort)], len(first)), len(np.unique(sort))))
     if any(_is_sorted_by(feature, column[~np.isnan(column)]) for feature, column, _ in columns):
         return None
     grouped = any(_is_in_groups(feature, column) for feature, _, column in columns)
@@ -60,7 +61,7 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
         values, of_all = column[~np.isnan(column)], throughout[~np.isnan(throughout)]
         if feature.kind != "numeric" or not _varies(values) or _goes_one_way(values):
             continue
-        successive = max(_resemblance(column[order], block) for order, block in orders)
+        successive = max(_resemblance(column[order], block, machines) for order, block, machines in orders)
         if successive >= LAG_1:
             alike[feature.name] = successive
         elif not grouped and (distance := _drift(of_all)) >= DRIFT and _creeps(of_all):
@@ -91,16 +92,20 @@ def _varies(values: Values) -> bool:
 
 
 def _has_rows_enough(sort: Values) -> bool:
-    """Whether a column may say which machine a row is of: several values, with rows enough for most."""
-    return 1 < len(np.unique(sort)) <= len(sort) // SELDOM
+    """Whether a column may say which machine a row is of: several values, of which most have rows enough to be looked at."""
+    return 1 < len(np.unique(sort)) <= len(sort) // (FEW * min(LAGS))
 
 
-def _resemblance(column: Values, block: NDArray[np.intp]) -> float:
-    """The correlation of the ranks of successive values; 0 where within a block the next one is no closer than later ones."""
+def _resemblance(column: Values, block: NDArray[np.intp], machines: int) -> float:
+    """The correlation of the ranks of successive values; 0 where within a block the next one is no closer than later ones.
+
+    machines: whose rows are one after another; each must have rows enough.
+    """
     there = ~np.isnan(column)
     values = column[there]
     successive = _lag_1(values)
-    near = successive >= LAG_1 and any(_is_farther(values, block[there], lag) for lag in LAGS)
+    lags = [lag for lag in LAGS if len(values) >= FEW * lag * machines]
+    near = successive >= LAG_1 and any(_is_farther(values, block[there], lag) for lag in lags)
     return successive if near else 0.0
 
 
@@ -119,8 +124,6 @@ def _ranks(values: Values) -> NDArray[np.float64]:
 
 def _is_farther(values: Values, block: NDArray[np.intp], lag: int) -> bool:
     """Whether the value `lag` rows on differs more than the next one, in rows of one block; were they in no order: as often."""
-    if len(values) < FEW * lag:
-        return False
     same = block[lag:] == block[:-lag]
     near, far = np.abs(values[1 : len(values) - lag + 1] - values[:-lag])[same], np.abs(values[lag:] - values[:-lag])[same]
     if not len(near):
@@ -163,8 +166,8 @@ def _is_sorted_by(feature: Feature, values: Values) -> bool:
     if feature.kind != "numeric" or not _varies(values) or not _goes_one_way(values):
         return False
     steps = np.diff(values)
-    if _has_rows_enough(values) and 2 * np.count_nonzero(steps) > len(steps):
-        return False  # the numbers of machines that take turns: sorted by them, rows of each would be together
+    if _has_rows_enough(values) and np.count_nonzero(steps == 0) < AGAIN * len(steps):
+        return False  # the numbers of machines that take turns, each once: sorted by them, rows of each would be together
     onward = (steps >= 0).all() or (steps <= 0).all()
     close = np.abs(steps).mean() < TELLS * np.spacing(np.abs(values).max())
     is_count = onward and (close or (steps != 0).all())

@@ -55,6 +55,8 @@ USUAL: list[Any] = [
     {"records": [{**GOOD, "amount": 1.0}]},
     {"records": [{**GOOD, "amount": 10**19}]},
     {"records": [{**GOOD, "amount": -1}]},
+    {"records": [{**GOOD, "amount": 5_000}]},
+    {"records": [{**GOOD, "amount": 5_000.5}]},
     {"records": [{**GOOD, "amount": 3.5e38}]},
     {"records": [{**GOOD, "count": 1.5}]},
     {"records": [{**GOOD, "level": 10.0}]},
@@ -81,6 +83,30 @@ def test_a_short_body_is_read_alike_whether_or_not_it_is_first_read_as_usual(
     usual = told(reader, json.dumps(body).encode())
     monkeypatch.setattr(records, "SHORT", 0)
     assert told(reader, json.dumps(body).encode()) == usual
+
+
+@pytest.mark.parametrize("twice", [b'"amount":3', b'"note":"y"'])
+def test_a_key_that_stands_twice_is_found_where_a_column_that_training_left_out_is_missing(tmp_path: Path, twice: bytes) -> None:
+    reader = Reader(read_bundle(publish(tmp_path, dropped=("note", "alarm"))).manifest, 3000)
+    body = json.dumps({"records": [{**GOOD, "note": "x"} if b"note" in twice else GOOD]}).encode()
+    assert reader.read(body).normal
+    with pytest.raises(Problem, match="twice"):
+        reader.read(body.replace(b"}]}", b"," + twice + b"}]}"))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1e19, None), (None, -1e19), (9.3e18, 9.4e18), (1e39, 2e39), (0.25, 0.75), (None, None)]
+)
+@pytest.mark.parametrize("value", [1, 0.5, 2**63 - 1, 2**63, -(2**64), 1e19, -1e19, 9.35e18, 3e38])
+def test_whatever_the_range_of_a_number_it_is_read_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low: float | None, high: float | None, value: float
+) -> None:
+    features = (Feature(name="a", kind="numeric", low=low, high=high), Feature(name="b", kind="categorical"))
+    reader = Reader(read_bundle(publish(tmp_path, features=NUMBERS)).manifest.model_copy(update={"features": features}), 3000)
+    body = json.dumps({"records": [{"a": value, "b": "null"}]}).encode()
+    usual = told(reader, body)
+    monkeypatch.setattr(records, "SHORT", 0)
+    assert told(reader, body) == usual
 
 
 def test_a_category_beyond_64_bits_is_one_as_any_other(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What Prometheus sees."""
 
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,36 @@ def test_a_histogram_counts_as_prometheus_does() -> None:
     many.observe(values)
     assert one.buckets() == many.buckets() == [("1", 3), ("2", 5), ("+Inf", 6)]
     assert one.sum == many.sum == values.sum()
+
+
+def test_what_waits_to_be_counted_is_bounded_and_none_of_it_is_lost() -> None:
+    histogram, metrics, random = Histogram((0.25, 0.5)), Metrics(), np.random.default_rng(0)
+    values = random.random((1_000, 3))
+    for row in values:
+        histogram.observe(row)
+        metrics.observe(*row, 1.0)
+        assert max(len(waiting) for one in (histogram, metrics) for waiting in vars(one).values() if type(waiting) is list) <= 256
+    below = [[int((part <= bound).sum()) for bound in (0.25, 0.5, 1.0)] for part in (values, values[:, 0])]
+    assert [count for _, count in histogram.buckets()] == below[0]
+    assert histogram.sum == pytest.approx(values.sum())
+    told = dict(metrics.stages["parse"].buckets())
+    assert [told[bound] for bound in ("0.25", "0.5", "1")] == below[1]
+    assert metrics.stages["total"].sum == 1_000
+
+
+def test_a_histogram_that_is_told_while_another_thread_observes_loses_nothing() -> None:
+    histogram = Histogram((0.5,))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        thread = threading.Thread(target=lambda: [histogram.observe(np.ones(2)) for _ in range(20_000)])
+        thread.start()
+        while thread.is_alive():
+            assert histogram.counts[1] <= 40_000
+        thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert histogram.counts == [0, 40_000]
 
 
 def test_without_workers_a_version_that_is_no_longer_loaded_leaves_the_text() -> None:

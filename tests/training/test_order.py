@@ -96,6 +96,25 @@ def test_sorted_tables_are_not_told(files: int) -> None:
     assert not told(np.concatenate([x[start::files] for start in range(files)]), numbers(3))
 
 
+@pytest.mark.parametrize("files", [20, 30])
+def test_many_tables_that_are_sorted_by_a_whole_number_are_not_told(files: int) -> None:
+    random = np.random.default_rng(0)
+    amount = np.concatenate([np.sort(random.integers(1, 101, N // files)) for _ in range(files)])
+    x = np.column_stack([amount, 0.02 * amount + 0.2 * random.normal(size=N), random.normal(size=N)])
+    assert not told(x, [Feature(name="a", kind="numeric", integer=True), *numbers(2)])
+
+
+@pytest.mark.parametrize("sorts", [12, 60])
+@pytest.mark.parametrize("blocks", [2, 5])
+def test_tables_one_after_another_whose_records_have_a_category_are_not_told(sorts: int, blocks: int) -> None:
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        x = random.normal(size=(N, 2)) + 3 * np.repeat(random.permutation(blocks), N // blocks)[:, None]
+        age = random.integers(20, 20 + sorts, N)
+        assert not told(np.column_stack([x, age]), [*numbers(2), Feature(name="age", kind="numeric", integer=True)])
+        assert not told(np.column_stack([x, age - 20]), [*numbers(2), category(sorts)])
+
+
 def test_rows_in_no_order_are_not_told() -> None:
     for seed in range(20):
         random = np.random.default_rng(seed)
