@@ -14,7 +14,7 @@ from training import train as story
 from training.config import Config
 from training.data import HELD, RUNS, UNUSED, read_dataset, split
 
-N, LATER, PHI = 3_000, 4_000, 0.98
+N, LATER, PHI = 6_000, 4_000, 0.98
 QUICK = Config(nets=2, steps_most=60, steps_least=10, evaluate_every=20, hidden=16, latent=8)
 
 
@@ -80,7 +80,7 @@ def test_the_next_records_of_a_series_are_flagged_less_often(tmp_path):
     for in_order in (True, False):
         fitted = story.train(dataclasses.replace(dataset, in_order=in_order), "t", tmp_path, QUICK, lambda *_: None)
         data = fitted.manifest.training["data"]
-        assert (data["training_records"], data["calibration_records"]) == (2_400, 600)
+        assert (data["training_records"], data["calibration_records"]) == (4_800, 1_200)
         p_value = Detector(read_bundle(fitted.folder), "cpu").score(x[N:].astype(np.float32), explain="none").p_value
         flagged.append((p_value <= 0.05).mean())
     assert flagged[0] < flagged[1] / 1.5
