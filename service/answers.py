@@ -11,9 +11,10 @@ from service.batch import Batch
 from service.calibration import SEVERITIES
 from service.detector import Scores
 from service.encoding import Limits
-from service.errors import FieldError, Problem
+from service.errors import not_scorable
 from service.explain import NOTHING, Explainer, floats
 from service.manifest import Manifest
+from service.what_if import WhatIf
 
 NO_WARNINGS = b"[]"
 VERDICTS = (b"false", b"true")
@@ -49,12 +50,12 @@ class Writer:
         the two as they are written agrees with is_anomaly."""
         return self._head_at(scores.alpha, scores.threshold)
 
-    def records(self, batch: Batch, scores: Scores) -> tuple[list[bytes], dict[str, int]]:
+    def records(self, batch: Batch, scores: Scores, what_if: WhatIf | None = None) -> tuple[list[bytes], dict[str, int]]:
         """The result of each record, and how many warnings of each code they hold. Raises the 422."""
         if len(scores.score) == 1 and batch.normal and not len(scores.explained):
             return [_plain(batch, scores)], {}
         score, p_value = _finite(batch, scores), floats(scores.p_value)
-        reasons = dict(zip(scores.explained.tolist(), self._explainer.write(batch, scores), strict=True))
+        reasons = dict(zip(scores.explained.tolist(), self._explainer.write(batch, scores, what_if), strict=True))
         warnings, counts = self._warnings(batch)
         return [
             RESULT
@@ -128,7 +129,5 @@ def _finite(batch: Batch, scores: Scores) -> list[bytes]:
     score = floats(scores.score)
     if NOTHING in score:
         loc = "columns[{}]" if batch.columnar else "records[{}]"
-        rows = [row for row, text in enumerate(score) if text == NOTHING]
-        errors = [FieldError(loc.format(batch.first + row), "its values are too extreme for a finite score") for row in rows]
-        raise Problem("not_scorable", f"{len(rows)} record(s) have no finite score.", errors)
+        raise not_scorable([loc.format(batch.first + row) for row, text in enumerate(score) if text == NOTHING])
     return score

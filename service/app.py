@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import docs_page, log, memory, open_inference, open_inference_routes, openapi, page, routes
+from service import docs_page, explanations, log, memory, open_inference, open_inference_routes, openapi, page, routes
 from service.errors import Problem, from_status, internal_error, shutting_down
+from service.explanations import Explanations, explain_route
 from service.limits import CLIENT_GONE, ClientGoneError
 from service.open_inference import Inference, infer_route
 from service.parts import Parts
@@ -59,11 +60,13 @@ class Service(FastAPI, Parts):
             redirect_slashes=False,  # its Location would name whatever host the client named
         )
         self.scoring = Scoring(self)
-        self.inference = Inference(self, self.scoring)
-        for path in ROUTES:
-            self.router.routes.append(Route(path, self.scoring, methods=["POST"], include_in_schema=False))
-        for path in open_inference.ROUTES:
-            self.router.routes.append(Route(path, self.inference, methods=["POST"], include_in_schema=False))
+        self._endpoints: dict[str, ASGIApp] = {
+            **dict.fromkeys(ROUTES, self.scoring),
+            **dict.fromkeys(explanations.ROUTES, Explanations(self, self.scoring)),
+            **dict.fromkeys(open_inference.ROUTES, Inference(self, self.scoring)),
+        }
+        for path, endpoint in self._endpoints.items():
+            self.router.routes.append(Route(path, endpoint, methods=["POST"], include_in_schema=False))
         for router in ROUTERS:
             self.include_router(router)
         self.add_exception_handler(HTTPException, _refuse_framework)
@@ -91,7 +94,7 @@ class Service(FastAPI, Parts):
         trace = scope["trace"] = None if self.tracing is None or route is None else self.tracing.begin(dict(scope["headers"]))
         try:
             if route is not None:
-                await (self.inference if route in open_inference.ROUTES else self.scoring)(scope, receive, note)
+                await self._endpoints[route](scope, receive, note)
                 status = OK
             else:
                 route, status = await self._answer(scope, receive, note)
@@ -162,6 +165,8 @@ class Service(FastAPI, Parts):
             for path, of in zip(ROUTES, (manifest, None, None), strict=True):
                 told = openapi.score_operation(of, values=values, with_keys=with_keys)
                 openapi.add_operation(document, path, "score", *told)
+                told = openapi.explain_operation(of, values=values, with_keys=with_keys)
+                openapi.add_operation(document, path.replace("/score", "/explain"), "explain", *told)
             for path in open_inference.ROUTES:
                 openapi.add_operation(document, path, "infer", *open_inference_routes.infer_operation(with_keys=with_keys))
             self._documented = key
@@ -170,7 +175,7 @@ class Service(FastAPI, Parts):
 
 def scoring_route(path: str) -> str | None:
     """Which of the scoring routes a path is: looked at directly, as the framework's router takes longer than the score."""
-    return score_route(path) or infer_route(path)
+    return score_route(path) or explain_route(path) or infer_route(path)
 
 
 def start_tracing(settings: Settings) -> Tracing | None:

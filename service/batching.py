@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service.batch import Batch, Change
 from service.calibration import UnsupportedAlphaError, rounded_up
 from service.detector import Scores
-from service.errors import FieldError, Problem
+from service.errors import FieldError, Problem, not_scorable
 from service.limits import too_late
 from service.live import Live
 
@@ -150,9 +150,7 @@ def score_finite(live: Live, batch: Batch) -> Scores:
     one, too."""
     scores = score_batch(live, batch)
     if not np.isfinite(scores.score).all():
-        rows = np.flatnonzero(~np.isfinite(scores.score)).tolist()
-        errors = [FieldError(f"records[{row}]", "its values are too extreme for a finite score") for row in rows]
-        raise Problem("not_scorable", f"{len(rows)} record(s) have no finite score.", errors)
+        raise not_scorable([f"records[{row}]" for row in np.flatnonzero(~np.isfinite(scores.score))])
     note(live, batch, scores)
     return scores
 

@@ -43,20 +43,22 @@ class _Requests:
             raise ValueError("a version is one of a model: name the model, too")
         self.retries = retries or Retries()
         at = f"/models/{model}" if model is not None else ""
-        self._score_path = f"{at}/versions/{version}/score" if version is not None else f"{at}/score"
+        self._at = f"{at}/versions/{version}" if version is not None else at
         headers = httpx.Headers(options.pop("headers", None))
         if key:
             headers["Authorization"] = f"Bearer {key}"
         self._options = {"base_url": url, "headers": headers, "timeout": 30.0, **options}
 
     def _score(self, form: str, data: Any, alpha: float | None, fdr: float | None, explain: Explain) -> dict[str, Any]:
-        given = {"alpha": alpha, "fdr": fdr, "explain": explain}
+        return self._post("score", form, data, {"alpha": alpha, "fdr": fdr, "explain": explain})
+
+    def _post(self, endpoint: str, form: str, data: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         body = encode(form, data, {name: value for name, value in given.items() if value is not None})
-        return {"method": "POST", "url": self._score_path, "content": body, "headers": {"Content-Type": JSON}}
+        return {"method": "POST", "url": f"{self._at}/{endpoint}", "content": body, "headers": {"Content-Type": JSON}}
 
     def _arrow(self, body: bytes, alpha: float | None) -> dict[str, Any]:
         rate, headers = {} if alpha is None else {"alpha": alpha}, {"Content-Type": ARROW}
-        return {"method": "POST", "url": self._score_path, "params": rate, "content": body, "headers": headers}
+        return {"method": "POST", "url": f"{self._at}/score", "params": rate, "content": body, "headers": headers}
 
     @staticmethod
     def _get(path: str) -> dict[str, Any]:
@@ -88,6 +90,13 @@ class Client(_Requests):
         Raises ServiceError; ValueError for an infinite number, TypeError for what is no value of a record.
         """
         return self._ask(self._score("records", records, alpha, fdr, explain), Answer)
+
+    def explain(self, records: Sequence[Record], *, alpha: float | None = None, fdr: float | None = None) -> Answer:
+        """The same for a few records that are to be looked at, with what would be said of each without each of its values.
+
+        Raises as `score`.
+        """
+        return self._ask(self._post("explain", "records", records, {"alpha": alpha, "fdr": fdr}), Answer)
 
     def score_columns(
         self,
@@ -181,6 +190,10 @@ class AsyncClient(_Requests):
     ) -> Answer:
         """As Client.score."""
         return await self._ask(self._score("records", records, alpha, fdr, explain), Answer)
+
+    async def explain(self, records: Sequence[Record], *, alpha: float | None = None, fdr: float | None = None) -> Answer:
+        """As Client.explain."""
+        return await self._ask(self._post("explain", "records", records, {"alpha": alpha, "fdr": fdr}), Answer)
 
     async def score_columns(
         self,

@@ -13,6 +13,14 @@ PLACE = re.compile(r"^(records\[|columns\..*\[)(\d+)")  # whose number is that o
 ScoreKind = Literal["surprise", "elbo", "reconstruction"]
 
 
+class IfMissing(msgspec.Struct, frozen=True):
+    """What would be said of the record without a value."""
+
+    score: float
+    p_value: float
+    expected: Any
+
+
 class Contribution(msgspec.Struct, frozen=True):
     """One feature's part of a score."""
 
@@ -20,6 +28,7 @@ class Contribution(msgspec.Struct, frozen=True):
     value: Any
     expected: Any
     contribution: float
+    if_missing: IfMissing | None = None  # of an explanation
 
 
 class DataWarning(msgspec.Struct, frozen=True):

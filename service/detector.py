@@ -16,6 +16,7 @@ from service.bundle import Bundle
 from service.manifest import BundleError, Manifest
 from service.placement import Placement
 from service.session import Answers, Provider, Session
+from service.what_if import WhatIf, without_each
 
 GOLDEN_RTOL = {"CPUExecutionProvider": 5e-5}  # another build of onnxruntime may add in another order
 OTHER_RTOL = 1e-4
@@ -115,6 +116,14 @@ class Detector:
             contributions=told.contributions,
             expected=told.expected,
         )
+
+    def what_if(self, x: NDArray[np.float32]) -> WhatIf:
+        """What would be said of each of the records x (N, C) if one of its features were missing, each in turn: to the bit what
+        `score` says of that record on the CPU.
+        """
+        widths = [feature.width for feature in self.manifest.features]
+        score, expected = without_each(lambda rows: self._graph.run(rows, explain=True), x, widths)
+        return WhatIf(score, calibration.p_values(self._calibration, score.ravel()).reshape(score.shape), expected)
 
     def _score_one(self, x: NDArray[np.float32], answers: Answers, alpha: float, threshold: float) -> Scores:
         """What `score` makes of a single record's finite answers, bit for bit, in plain floats: a call of NumPy costs more."""

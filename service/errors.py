@@ -111,6 +111,12 @@ def from_status(status: int, headers: Mapping[str, str] | None = None) -> Proble
     return Problem(code, CODES[code][1] + ".", headers=headers)
 
 
+def not_scorable(places: Sequence[str]) -> Problem:
+    """The 422 of records without a finite score, such as records[3]."""
+    errors = [FieldError(place, "its values are too extreme for a finite score") for place in places]
+    return Problem("not_scorable", f"{len(errors)} record(s) have no finite score.", errors)
+
+
 def not_ready(detail: str, **more: Any) -> Problem:
     """The 503 of a service or a model that can give no score now."""
     return Problem("not_ready", detail, headers={"Retry-After": "5"}, **more)

@@ -17,10 +17,12 @@ from service.encoding import decode
 from service.errors import printable
 from service.manifest import Feature, Manifest, column_slices
 from service.structs import ABSENT
+from service.what_if import WhatIf
 
 NOTHING = b"null"
 BLOCK = 512  # records
-EXPECTED, CONTRIBUTION = b',"expected":', b',"contribution":'
+EXPECTED, CONTRIBUTION, END = b',"expected":', b',"contribution":', b"}"
+IF_MISSING = b',"if_missing":{"score":%b,"p_value":%b,"expected":%b}}'
 
 
 class Explainer:
@@ -34,17 +36,24 @@ class Explainer:
         self._heads = [b'{"feature":%b,"value":' % orjson.dumps(term) for term in manifest.terms]
         self._categories = {f.name: [orjson.dumps(c) for c in f.categories] for f in manifest.features if f.kind == "categorical"}
 
-    def write(self, batch: Batch, scores: Scores) -> list[bytes]:
+    def write(self, batch: Batch, scores: Scores, what_if: WhatIf | None = None) -> list[bytes]:
         """For each of the M explained records, the JSON list of its contributions: a block of records at a time, which stays in
-        the cache."""
+        the cache. what_if: of these records; then first what the record would be the most normal without."""
         told: list[bytes] = []
         for start in range(0, len(scores.explained), BLOCK):
             block = slice(start, start + BLOCK)
-            told += self._write(batch, scores.explained[block].tolist(), scores.contributions[block], scores.expected[block])
+            without = None if what_if is None else what_if.of(block)
+            reasons = scores.contributions[block], scores.expected[block], without
+            told += self._write(batch, scores.explained[block].tolist(), *reasons)
         return told
 
     def _write(
-        self, batch: Batch, places: list[int], contributions: NDArray[np.float32], normal: NDArray[np.float32]
+        self,
+        batch: Batch,
+        places: list[int],
+        contributions: NDArray[np.float32],
+        normal: NDArray[np.float32],
+        without: WhatIf | None,
     ) -> list[bytes]:
         """All objects of these records are made at once, feature by feature; each record then takes its own, in its own order."""
         (m, terms), n = contributions.shape, contributions.size
@@ -52,10 +61,19 @@ class Explainer:
         nothing = [NOTHING] * (m * (terms - len(self._places)))  # the latent term has no value
         values, expected = chain(self._values(batch.columns(places)), nothing), chain(self._expected(normal), nothing)
         told = floats(contributions.T.ravel())
-        pieces = zip(heads, values, repeat(EXPECTED, n), expected, repeat(CONTRIBUTION, n), told, repeat(b"}", n), strict=True)
+        ends = repeat(END, n) if without is None else chain(self._without(without), repeat(END, len(nothing)))
+        pieces = zip(heads, values, repeat(EXPECTED, n), expected, repeat(CONTRIBUTION, n), told, ends, strict=True)
         objects = list(map(b"".join, pieces))
         order = np.argsort(-contributions, axis=1, kind="stable") * m
+        if without is not None:
+            last = np.full((m, terms - len(self._places)), np.inf)
+            order = np.lexsort((-contributions, np.concatenate([without.score, last], axis=1))) * m
         return [b"[%b]" % b",".join([objects[j + i] for j in row]) for i, row in enumerate(order.tolist())]
+
+    def _without(self, what_if: WhatIf) -> Iterator[bytes]:
+        """How the objects of a feature's contributions end, feature by feature."""
+        scores, p_values = floats(what_if.score.T.ravel()), floats(what_if.p_value.T.ravel())
+        return map(IF_MISSING.__mod__, zip(scores, p_values, self._expected(what_if.expected), strict=True))
 
     def _values(self, columns: list[list[Any]]) -> Iterator[bytes]:
         """The raw values, feature by feature, as JSON; those of all that are no texts are written at once."""

@@ -13,7 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from service.manifest import Feature, Manifest
-from service.schemas import PROBLEM_TYPE, REFERENCE, ColumnsAnswer, ProblemDocument, RecordsAnswer, Unavailable, problems
+from service.schemas import (
+    PROBLEM_TYPE,
+    REFERENCE,
+    ColumnsAnswer,
+    ExplainAnswer,
+    ProblemDocument,
+    RecordsAnswer,
+    Unavailable,
+    problems,
+)
 
 Schemas = dict[str, Any]
 Schemes = dict[str, list[str]]
@@ -178,22 +187,42 @@ def score_operation(manifest: Manifest | None, *, values: bool, with_keys: bool)
         "security": secured(with_keys),
         "parameters": [*QUERY, TIMEOUT_HEADER],
         "requestBody": {"required": True, "content": _bodies(request, "a record")},
-        "responses": {
-            "200": {
-                "description": "A result for each record, in their order",
-                "headers": {
-                    "X-Request-ID": {"schema": {"type": "string"}},
-                    "Server-Timing": {
-                        "schema": {"type": "string"},
-                        "description": "milliseconds of parse, queue, inference, total",
-                    },
-                },
-                "content": _bodies(answer, "a result"),
-            },
-            **problems(400, 401, 404, 408, 413, 415, 422, 429, 431, 500, 503),
-        },
+        "responses": _responses(_bodies(answer, "a result")),
     }
     return operation, schemas
+
+
+def explain_operation(manifest: Manifest | None, *, values: bool, with_keys: bool) -> tuple[dict[str, Any], Schemas]:
+    """The OpenAPI operation of POST /explain, as score_operation."""
+    scored = request_models(manifest, values=values)[0]
+    schemas = schemas_of((scored, "validation"), (ExplainAnswer, "serialization"))
+    request = f"Explain{'' if manifest else ANY_MODEL}Request"
+    schemas[request] = {**schemas.pop(scored.__name__), "title": request}
+    del schemas[request]["properties"]["explain"]
+    operation = {
+        "tags": ["scoring"],
+        "summary": "Explain records",
+        "description": "As POST /score of records, and what would be said of each without each of its values, in turn. "
+        "What comes here is not counted among the live records that are watched. Also with Content-Encoding: gzip.",
+        "security": secured(with_keys),
+        "parameters": [TIMEOUT_HEADER],
+        "requestBody": {"required": True, "content": _json(request)},
+        "responses": _responses(_json(ExplainAnswer.__name__)),
+    }
+    return operation, schemas
+
+
+def _responses(content: dict[str, Any]) -> dict[int | str, Any]:
+    """Those of an operation that scores, whose 200 has this content."""
+    timing = {"schema": {"type": "string"}, "description": "milliseconds of parse, queue, inference, total"}
+    return {
+        "200": {
+            "description": "A result for each record, in their order",
+            "headers": {"X-Request-ID": {"schema": {"type": "string"}}, "Server-Timing": timing},
+            "content": content,
+        },
+        **problems(400, 401, 404, 408, 413, 415, 422, 429, 431, 500, 503),
+    }
 
 
 def one_of(*names: str) -> dict[str, Any]:
@@ -201,9 +230,13 @@ def one_of(*names: str) -> dict[str, Any]:
     return {"oneOf": [{"$ref": REFERENCE.format(model=name)} for name in names]}
 
 
+def _json(model: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": REFERENCE.format(model=model)}}}
+
+
 def _bodies(model: str, line: str) -> dict[str, Any]:
     return {
-        "application/json": {"schema": {"$ref": REFERENCE.format(model=model)}},
+        **_json(model),
         "application/x-ndjson": {"schema": {"type": "string", "description": f"{line} a line"}},
         "application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}},
     }

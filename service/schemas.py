@@ -110,6 +110,34 @@ class ColumnsAnswer(_Scored):
     results: ColumnResults
 
 
+class IfMissing(BaseModel):
+    """What would be said of the record without this value."""
+
+    score: float = Field(description="to the bit that of the same record with null there, on the CPU")
+    p_value: float
+    expected: Value = Field(description="by the other values alone, in the feature's own unit; of a datetime, in words")
+
+
+class ExplainedContribution(Contribution):
+    """One feature's part of a score, and what would be without its value."""
+
+    if_missing: IfMissing | None = Field(None, description="not of the latent term")
+
+
+class ExplainedRecord(RecordResult):
+    """The answer to one record of POST /explain."""
+
+    contributions: list[ExplainedContribution] = Field(  # type: ignore[assignment] # always there
+        description="first that without which the record would be the most normal; they sum to the score"
+    )
+
+
+class ExplainAnswer(_Scored):
+    """The 200 of POST /explain."""
+
+    results: list[ExplainedRecord]
+
+
 class ShadowState(BaseModel):
     """The version that is scored beside the served one of its model, and what becomes of it."""
 

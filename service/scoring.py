@@ -160,25 +160,35 @@ class Scoring:
     async def in_background(
         self, live: Live, rows: int, work: Callable[[], Done], until: float, trace: Trace | None, receive: Receive
     ) -> tuple[Answer, float, float]:
-        """The answer that `work` gives in the thread, and the seconds of parsing and of waiting. Raises the 503 after `until`.
+        """The answer that `work` gives in the thread, counted, and the seconds of parsing and of waiting; as wait_for."""
+        (answer, observed, began, parse), queue = await self.wait_for(rows, work, until, receive)
+        batching.count(live, observed)
+        if trace is not None:
+            trace.add((began - queue, queue), (began, parse), (answer.began, answer.inference))
+        return answer, parse, queue
+
+    async def wait_for(self, rows: int, work: Callable[[], T], until: float, receive: Receive) -> tuple[T, float]:
+        """What `work` gives in the thread, and the seconds until it began. Raises the 503 after `until`.
 
         The body has been received: what comes next is that the client has gone. Work that has not begun by then never does.
         """
         self._permits.take(rows)
-        queued = perf_counter()
-        running, gone = self._run(rows, work, until), asyncio.ensure_future(has_gone(receive))
+        queued, begun = perf_counter(), 0.0
+
+        def timed() -> T:
+            nonlocal begun
+            begun = perf_counter()
+            return work()
+
+        running, gone = self._run(rows, timed, until), asyncio.ensure_future(has_gone(receive))
         try:
             await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 raise ClientGoneError
-            answer, observed, began, parse = running.result()
+            return running.result(), begun - queued
         finally:
             gone.cancel()
             running.cancel()
-        batching.count(live, observed)
-        if trace is not None:
-            trace.add((queued, began - queued), (began, parse), (answer.began, answer.inference))
-        return answer, parse, began - queued
 
     def _run(self, rows: int, work: Callable[[], T], until: float) -> asyncio.Future[T]:
         """What work gives in the thread, unless it is too late. Rows stay permitted until the thread has done with them, or the

@@ -63,13 +63,13 @@ def ask(address: str) -> bool:
     with httpx.Client(base_url=address, timeout=60) as client:
         step("4. One normal payment and one of each kind of fraud:")
         chosen = [labels.index(kind) for kind in (example.NORMAL, *example.KINDS)]
-        answer = post(client, {"records": [records[i] for i in chosen], "explain": "all"})
+        answer = post(client, "/explain", {"records": [records[i] for i in chosen]})
         for i, result in zip(chosen, answer["results"], strict=True):
             show(labels[i], result)
         step(f"5. {FRESH_ROWS:,} payments that the model has never seen, {BATCH:,} a request:")
         began, scores, flags = time.perf_counter(), [], []
         for start in range(0, len(records), BATCH):
-            results = post(client, {"records": records[start : start + BATCH], "explain": "none"})["results"]
+            results = post(client, "/score", {"records": records[start : start + BATCH], "explain": "none"})["results"]
             scores += [result["score"] for result in results]
             flags += [result["is_anomaly"] for result in results]
         seconds = time.perf_counter() - began
@@ -85,20 +85,25 @@ def ask(address: str) -> bool:
     return right
 
 
-def post(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
-    """The answer of POST /score."""
-    answer: dict[str, Any] = client.post("/score", json=body).raise_for_status().json()
+def post(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The answer of POST /score or /explain."""
+    answer: dict[str, Any] = client.post(path, json=body).raise_for_status().json()
     return answer
 
 
 def show(label: str, result: dict[str, Any]) -> None:
-    """A record's verdict and its three weightiest reasons."""
+    """A record's verdict, and the three values without which it would be the most normal."""
     verdict = f"ANOMALY ({result['severity']})" if result["is_anomaly"] else "normal"
     print(f"   {label:16} {verdict:20} score {result['score']:6.2f}   p-value {result['p_value']:.4f}")
     for reason in result["contributions"][:3] if result["is_anomaly"] else []:
-        print(
-            f"   {'':16} {reason['contribution']:6.2f}  {reason['feature']} is {reason['value']}, expected {reason['expected']}"
-        )
+        without = reason["if_missing"]
+        what = f"{reason['feature']} is {reason['value']}, expected {shown(without['expected'])} from the others"
+        print(f"   {'':16}   {what:72} without it: score {without['score']:5.2f}   p-value {without['p_value']:.4f}")
+
+
+def shown(value: Any) -> str:
+    """What is expected, in no more digits than people read."""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

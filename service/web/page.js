@@ -207,10 +207,9 @@ async function score() {
   const record = readForm();
   if (record === null) return void document.querySelector("#fields [aria-invalid=true]").focus();
   try {
-    const body = JSON.stringify({ records: [record], explain: "all" });
-    const answer = await ask(modelPath("/score"), { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    const body = JSON.stringify({ records: [record] });
+    const answer = await ask(modelPath("/explain"), { method: "POST", body, headers: { "Content-Type": "application/json" } });
     $("verdict").replaceChildren(...verdict(answer));
-    refresh();
   } catch (error) {
     if (error.status === 401) return refuse(error);
     for (const { loc, message } of error.document?.errors ?? []) {

@@ -1,6 +1,6 @@
 // A record's verdict and the features that its score is made of.
 
-// Contributions as bars, largest first; those that are shown at first, and the rest on demand.
+// Contributions as bars, in the order in which they come; those that are shown at first, and the rest on demand.
 function reasons(contributions, { flagged, values, shown = 8 }) {
   const widest = Math.max(...contributions.map((one) => Math.abs(one.contribution)), 1e-12);
   const rows = contributions.map((one) => {
@@ -28,8 +28,10 @@ function reasons(contributions, { flagged, values, shown = 8 }) {
 
 function had(one) {
   const value = one.value === null || one.value === undefined ? "missing or unknown" : told(one.value);
-  const expected = one.expected === undefined || one.expected === null ? "" : `, expected ${told(one.expected)}`;
-  return [el("b", {}, value), expected];
+  const without = one.if_missing, usual = (without ?? one).expected;
+  const expected = usual === undefined || usual === null ? "" : `, expected ${told(usual)}`;
+  return [el("b", {}, value), expected, without && one.value !== null ? el("br") : "",
+    without && one.value !== null ? `without it: score ${number(without.score)}, p-value ${probability(without.p_value)}` : ""];
 }
 
 // The latest flagged records: new ones are put on top, so that what is being read stays as it is.
@@ -67,22 +69,30 @@ function flaggedItem(record, values) {
   return el("li", {}, details);
 }
 
-// What /score says of a single record, in words and bars.
+// What /explain says of a single record, in words and bars.
 function verdict(answer) {
   const [result] = answer.results, flagged = result.is_anomaly;
   const p = probability(result.p_value);
   const sentence = flagged
     ? `Flagged (${result.severity}): its score of ${number(result.score)} is not below the threshold of ${number(answer.threshold)}.`
     : `Not flagged: its score of ${number(result.score)} is below the threshold of ${number(answer.threshold)}.`;
+  const culprits = result.contributions.filter((one) => flagged && one.value !== null && one.if_missing?.p_value > answer.alpha);
   const warnings = result.warnings.map((one) => `${one.feature}: ${one.code.replaceAll("_", " ")}`);
   return [
     el("p", { class: "verdict" }, el("strong", {}, sentence)),
     gauge(result.score, answer.threshold, flagged),
     el("p", {}, `Its p-value is ${p}: so large is the share of normal records that score at least as high.`),
+    culprits.length ? el("p", {}, `Without ${oneOf(culprits.map((one) => one.feature))} it would not be flagged.`) : null,
     warnings.length ? el("p", {}, `About the data: ${warnings.join("; ")}.`) : null,
     el("h3", {}, "What the score is made of"),
+    el("p", { class: "soft" }, "First what the record would be the most normal without; what is expected is what its other values tell."),
     reasons(result.contributions, { flagged, values: true, shown: 12 }),
   ].filter((part) => part !== null);
+}
+
+function oneOf(names) {
+  const shown = names.length > 4 ? [...names.slice(0, 3), `one of ${names.length - 3} more`] : names;
+  return shown.length === 1 ? shown[0] : `${shown.slice(0, -1).join(", ")} or ${shown.at(-1)}`;
 }
 
 function gauge(score, threshold, flagged) {

@@ -151,6 +151,8 @@ def test_a_record_is_tried_by_keyboard_and_its_reasons_are_shown(visit: Visit) -
     expect(verdict).to_contain_text("Flagged (critical)")
     expect(verdict.get_by_role("listitem").first).to_contain_text("amount")
     expect(verdict).to_contain_text("amount: out of range")
+    expect(verdict).to_contain_text("Without amount it would not be flagged.")
+    expect(verdict.get_by_role("listitem").first).to_contain_text("without it: score")
     page.get_by_role("button", name="Fill with what the model expects").click()
     expect(page.get_by_label("amount", exact=True)).not_to_have_value("99999")
     page.get_by_role("button", name="Score", exact=True).click()
@@ -235,6 +237,9 @@ def test_an_open_service_of_several_models_lets_choose(browser: Browser, models_
         expect(page.get_by_role("heading", name="tiny")).to_be_visible()
         page.get_by_label("amount", exact=True).fill("1e5")
         page.get_by_role("button", name="Score", exact=True).click()
+        expect(page.locator("#verdict")).to_contain_text("Flagged")
+        expect(page.locator("#latest li")).to_have_count(0)  # what is tried is no live record
+        httpx.post(f"{address}/models/tiny/score", json={"records": [tiny_bundle.ODD]})
         expect(page.locator("#latest li")).to_have_count(1)
         expect(page.locator("#latest .had b")).to_have_count(0)  # no values, unless a setting says so
         assert visit.faults() == []

@@ -1,0 +1,86 @@
+"""The endpoint of POST /explain, as bare ASGI beside that of /score: why records are odd, at the price of a score a feature.
+
+It is for the few records that somebody looks at, most of which were scored before: they are not counted once more among the live
+ones, whose drift and share of flagged ones are watched.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from time import perf_counter
+
+import numpy as np
+from starlette.types import Receive, Scope, Send
+
+from service.batching import Answer, score_batch
+from service.errors import FieldError, Problem, not_scorable
+from service.limits import Holding, check_length, deadline, inflate, read_body
+from service.live import Live
+from service.parts import Parts
+from service.scoring import JSON, Scoring, estimate_rows, is_gzip, no_query, part, server_timing, start
+
+ROUTES = ("/explain", "/models/{name}/explain", "/models/{name}/versions/{version}/explain")
+PATH = re.compile(r"(?:/models/([^/]+)(?:/versions/([^/]+))?)?/explain")
+
+
+class Explanations:
+    """The endpoint of all three routes. An ASGI application; errors leave it as Problem."""
+
+    def __init__(self, parts: Parts, scoring: Scoring) -> None:
+        self._parts, self._scoring = parts, scoring
+        self._limit, self._max_records = parts.settings.max_body_bytes, parts.settings.max_records
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request, in the thread that also scores the larger ones of /score."""
+        began, headers, path = perf_counter(), dict(scope["headers"]), scope["path"]
+        self._parts.keys.check_api(headers)
+        if headers.get(b"content-type", JSON).split(b";", 1)[0].strip().lower() != JSON:
+            raise Problem("unsupported_media_type", f"Send {JSON.decode()}.")
+        gzipped = is_gzip(headers.get(b"content-encoding", b""))
+        check_length(headers, self._limit)
+        until, registry = deadline(headers, began), self._parts.registry
+        live = scope["live"] = registry.default() if path == ROUTES[0] else await registry.find(PATH, path)
+        no_query(scope)
+        self._parts.permits.check()  # full: says so before the body is read
+        with Holding(self._parts.room) as held:
+            body = await read_body(await receive(), receive, self._limit, held)
+            arrived, manifest = perf_counter(), live.detector.manifest
+            rows = min(estimate_rows(body, manifest.width, gzipped) * len(manifest.features), self._max_records)
+            work = partial(self._work, live, body, gzipped)
+            (answer, parse), queue = await self._scoring.wait_for(rows, work, until, receive)
+        if scope["trace"] is not None:
+            begun = answer.began - parse
+            scope["trace"].add((begun - queue, queue), (begun, parse), (answer.began, answer.inference))
+        timing = server_timing(parse, queue, answer.inference, perf_counter() - arrived)
+        await send(start(JSON, (b"content-length", b"%d" % len(answer.body)), scope["request_id"], timing))
+        await send(part(answer.body, more=False))
+        scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
+
+    def _work(self, live: Live, body: bytes, gzipped: bool) -> tuple[Answer, float]:
+        """The answer, and the seconds of parsing. Raises the Problem that says why there is none."""
+        arrived = perf_counter()
+        batch = live.reader.read(inflate(body, self._limit) if gzipped else body)
+        if batch.columnar or batch.explain != "flagged":
+            wrong, why = ("columns", "give records") if batch.columnar else ("explain", "all records are explained: leave it out")
+            raise Problem("invalid_request", "One of the request's members does not fit.", [FieldError(wrong, why)])
+        n, features = len(batch.x), len(live.detector.manifest.features)
+        most = max(1, self._max_records // features)
+        if n > most:
+            detail = f"{n} records, each once without each of {features} features; {most} may be explained at a time"
+            raise Problem("too_many_records", f"{detail}: send several requests.")
+        batch.explain = "all"
+        began = perf_counter()
+        scores, what_if = score_batch(live, batch), live.detector.what_if(batch.x)
+        inference = perf_counter() - began
+        if not np.isfinite(what_if.score).all():
+            raise not_scorable([f"records[{row}]" for row in np.flatnonzero(~np.isfinite(what_if.score).all(axis=1))])
+        results, _ = live.writer.records(batch, scores, what_if)
+        told = b"%b[%b]}" % (live.writer.head(scores), b",".join(results))
+        return Answer(told, n, int(np.count_nonzero(scores.is_anomaly)), began, inference), began - arrived
+
+
+def explain_route(path: str) -> str | None:
+    """Which of ROUTES a path is, if any."""
+    found = PATH.fullmatch(path)
+    return None if found is None else ROUTES[found.lastindex or 0]

@@ -1,0 +1,213 @@
+"""POST /explain: what would be said of a record without each of its values."""
+
+import gzip
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.bundle import Bundle
+from service.detector import Detector
+from service.explain import BLOCK, Explainer
+from service.manifest import KL
+from service.session import SLICE
+from tests.service.client import Client
+from tests.service.conftest import Serve
+from tests.service.test_scoring import records
+from tests.service.tiny_bundle import GOOD, ODD
+from training import example
+
+
+def by_feature(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {one["feature"]: one for one in result["contributions"]}
+
+
+def without(record: dict[str, Any], feature: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != feature}
+
+
+def explained(client: Client, made: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = client.score({"records": made, **more}, "/explain")["results"]
+    return results
+
+
+@given(st.lists(records, min_size=1, max_size=5))
+@settings(max_examples=50)
+def test_without_a_value_means_as_score_has_it_where_that_value_is_missing(service: Client, made: list[dict[str, Any]]) -> None:
+    for record, result in zip(made, explained(service, made), strict=True):
+        told = by_feature(result)
+        assert told.keys() == GOOD.keys()
+        for feature, one in told.items():
+            other = service.score({"records": [without(record, feature)], "explain": "all"})["results"][0]
+            assert one["if_missing"] == {
+                "score": other["score"],
+                "p_value": other["p_value"],
+                "expected": by_feature(other)[feature]["expected"],
+            }
+
+
+def test_a_fitted_model_says_so_to_the_bit(bundle: Bundle) -> None:
+    """Of more records than a run takes, and whatever runs they are in."""
+    detector = Detector(bundle, "cpu")
+    features, x = detector.manifest.features, np.array([golden.x for golden in bundle.manifest.golden], np.float32)
+    x = np.concatenate([x] * (2 * SLICE // len(features) // len(x) + 1))
+    told = detector.what_if(x)
+    assert told.score.shape == told.p_value.shape == (len(x), len(features))
+    start = 0
+    for place, feature in enumerate(features):
+        own = slice(start, start := start + feature.width)
+        lacking = x.copy()
+        lacking[:, own] = np.nan
+        alone = detector.score(lacking, explain="all")
+        np.testing.assert_array_equal(told.score[:, place], alone.score)
+        np.testing.assert_array_equal(told.p_value[:, place], alone.p_value)
+        np.testing.assert_array_equal(told.expected[:, own], alone.expected[:, own])
+
+
+def test_all_else_is_what_score_says(service: Client) -> None:
+    answer = service.score({"records": [GOOD, ODD], "alpha": 0.05, "fdr": 0.2}, "/explain")
+    same = service.score({"records": [GOOD, ODD], "alpha": 0.05, "fdr": 0.2, "explain": "all"})
+    for result in answer["results"]:
+        for one in result["contributions"]:
+            del one["if_missing"]
+    for result in [*answer["results"], *same["results"]]:
+        result["contributions"].sort(key=lambda one: one["feature"])
+    assert answer == same
+
+
+def test_first_stands_what_the_record_would_be_the_most_normal_without(service: Client) -> None:
+    """A value that is missing already changes nothing: such come after what does, the largest contribution first."""
+    contributions = explained(service, [{"amount": 3.0, "count": 7, "level": 10}])[0]["contributions"]
+    scores = [one["if_missing"]["score"] for one in contributions]
+    assert scores == sorted(scores)
+    assert [one["feature"] for one in contributions[:2]] == ["count", "amount"]
+    lacking = [one for one in contributions if one["value"] is None]
+    assert {one["feature"] for one in lacking} == {"country", "online", "at"}
+    whole = service.score({"records": [{"amount": 3.0, "count": 7, "level": 10}]})["results"][0]["score"]
+    assert {one["if_missing"]["score"] for one in lacking} == {whole}
+    assert [one["contribution"] for one in lacking] == sorted((one["contribution"] for one in lacking), reverse=True)
+
+
+def test_the_culprit_of_a_contradiction_is_named(serve: Serve, payments: Any) -> None:
+    """Amounts that no pharmacy takes: each is usual elsewhere, so that all values have a part in the score."""
+    client = serve(models_dir=payments.models)
+    columns = example.generate(20_000, seed=3, anomaly_share=0.01)
+    odd = [row for row, label in zip(example.records(columns), columns["label"], strict=True) if label == "inflated_amount"]
+    results = explained(client, odd)
+    assert np.mean([result["contributions"][0]["feature"] == "amount" for result in results]) >= 0.9
+    gone = [by_feature(result)["amount"] for result in results]
+    assert np.mean([one["if_missing"]["p_value"] > 0.05 for one in gone]) >= 0.8
+    assert np.mean([one["if_missing"]["expected"] < one["expected"] < one["value"] for one in gone]) >= 0.8
+
+
+def test_the_latent_term_of_an_elbo_comes_last_and_stays(service: Client) -> None:
+    live = service.app.registry.default()
+    batch = live.reader.read(json.dumps({"records": [GOOD, ODD], "explain": "all"}).encode())
+    scores, what_if = live.detector.score(batch.x, explain="all"), live.detector.what_if(batch.x)
+    parts = np.concatenate([scores.contributions, np.float32([[9], [-9]])], axis=1)
+    explainer = Explainer(live.detector.manifest.model_copy(update={"score_kind": "elbo"}))
+    others = map(json.loads, Explainer(live.detector.manifest).write(batch, scores, what_if))
+    for row, told in enumerate(map(json.loads, explainer.write(batch, scores._replace(contributions=parts), what_if))):
+        assert told.pop() == {"feature": KL, "value": None, "expected": None, "contribution": [9, -9][row]}
+        assert told == next(others)
+
+
+def test_many_records_are_explained_as_each_is(service: Client) -> None:
+    live, made = service.app.registry.default(), [GOOD, ODD, {}] * BLOCK
+    batch = live.reader.read(json.dumps({"records": made, "explain": "all"}).encode())
+    told = Explainer(live.detector.manifest).write(
+        batch, live.detector.score(batch.x, explain="all"), live.detector.what_if(batch.x)
+    )
+    assert told == told[:3] * BLOCK
+    assert [json.loads(one) for one in told[:3]] == [result["contributions"] for result in explained(service, made[:3])]
+
+
+def test_a_record_that_would_have_no_finite_score_without_a_value_is_refused(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve()
+    detector = client.app.registry.default().detector
+    told = detector.what_if
+
+    def overflows(x: Any) -> Any:
+        what_if = told(x)
+        what_if.score[1, 2] = np.inf
+        return what_if
+
+    monkeypatch.setattr(detector, "what_if", overflows)
+    refused = client.post("/explain", json={"records": [GOOD] * 3})
+    assert (refused.status_code, refused.json()["code"]) == (422, "not_scorable")
+    assert [error["loc"] for error in refused.json()["errors"]] == ["records[1]"]
+
+
+def test_it_is_no_live_traffic(serve: Serve) -> None:
+    """Who asks why a record was flagged asks of one that has been counted."""
+    client = serve()
+    client.score({"records": [ODD]})
+    before = client.get("/models/tiny/activity").json(), client.get("/models/tiny/drift").json()
+    explained(client, [ODD] * 5)
+    after = client.get("/models/tiny/activity").json(), client.get("/models/tiny/drift").json()
+    assert [len(one[0]["latest"]) for one in (before, after)] == [1, 1]
+    assert [sum(one[0]["anomalies"]) for one in (before, after)] == [1, 1]
+    assert before[1]["records"] == after[1]["records"]
+    assert 'anomaly_requests_total{method="POST",route="/explain",status="200"} 1.0' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("path", ["/explain", "/models/tiny/explain", "/models/tiny/versions/{version}/explain"])
+def test_any_model_and_version_explains(service: Client, path: str) -> None:
+    version = service.get("/models/tiny").json()["version"]
+    answer = service.score({"records": [ODD]}, path.format(version=version))
+    assert (answer["model"], answer["version"]) == ("tiny", version)
+    assert answer["results"][0]["contributions"][0]["feature"] == "amount"
+
+
+def test_records_times_features_have_the_limit_of_records(serve: Serve) -> None:
+    client = serve(max_records=13)  # of six features
+    assert len(explained(client, [GOOD] * 2)) == 2
+    refused = client.post("/explain", json={"records": [GOOD] * 3})
+    assert (refused.status_code, refused.json()["code"]) == (413, "too_many_records")
+    assert "2 may be explained at a time" in refused.json()["detail"]
+    assert len(explained(serve(max_records=5), [GOOD])) == 1  # one always may
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "loc"),
+    [
+        ({"columns": {"amount": [1]}}, 422, "invalid_request", "columns"),
+        ({"records": [GOOD], "explain": "none"}, 422, "invalid_request", "explain"),
+        ({"records": [{"amount": "1"}]}, 422, "invalid_records", "records[0].amount"),
+        ({"records": [GOOD], "alpha": 1e-9}, 422, "unsupported_alpha", "alpha"),
+        ({"records": []}, 422, "invalid_request", "records"),
+    ],
+)
+def test_a_bad_request_is_told_what_is_wrong(service: Client, body: Any, status: int, code: str, loc: str) -> None:
+    refused = service.post("/explain", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (status, code)
+    assert [error["loc"] for error in refused.json()["errors"]] == [loc]
+
+
+def test_bodies_that_it_does_not_read_are_refused(service: Client) -> None:
+    line = json.dumps(GOOD)
+    refused = service.post("/explain", content=line, headers={"content-type": "application/x-ndjson"})
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+    assert service.post("/explain?explain=all", json={"records": [GOOD]}).status_code == 422
+    assert service.get("/explain").headers["allow"] == "POST"
+    zipped = service.post(
+        "/explain", content=gzip.compress(json.dumps({"records": [ODD]}).encode()), headers={"content-encoding": "gzip"}
+    )
+    assert zipped.json() == service.score({"records": [ODD]}, "/explain")
+
+
+def test_it_needs_a_key_where_score_does(serve: Serve) -> None:
+    client = serve(api_keys=("secret",))
+    assert client.post("/explain", json={"records": [GOOD]}).status_code == 401
+    answer = client.post("/explain", json={"records": [GOOD]}, headers={"x-api-key": "secret"})
+    assert answer.status_code == 200
+
+
+def test_what_waits_too_long_is_not_computed(service: Client) -> None:
+    late = service.post("/explain", json={"records": [GOOD]}, headers={"x-request-timeout-ms": "0"})
+    assert (late.status_code, late.json()["code"]) == (503, "deadline_exceeded")
