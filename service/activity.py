@@ -43,7 +43,7 @@ class Activity:
         self._slots.append(self._current())
         self._began = time.monotonic()
         self._errors, self._latency = self._counted()
-        self._seen = {id(counts): (name, counts, _totals(counts)) for (name, _), counts in self._metrics.models.items()}
+        self._seen = {key: (name, counts, _totals(counts)) for key, (name, counts) in self._known().items()}
 
     def document(self, model: str) -> dict[str, Any]:
         """The hour of a model, and of the process: lists of a value a slot, the last one not over yet."""
@@ -66,8 +66,7 @@ class Activity:
 
     def _current(self) -> Slot:
         """What was counted since the last tick; of versions that were swapped out since, too."""
-        every = {id(counts): (name, counts) for (name, _), counts in self._metrics.models.items()}
-        every |= {key: (name, counts) for key, (name, counts, _) in self._seen.items()}
+        every = self._known() | {key: (name, counts) for key, (name, counts, _) in self._seen.items()}
         models = dict[str, Totals]()
         for key, (name, counts) in every.items():
             more = _totals(counts)
@@ -77,6 +76,11 @@ class Activity:
                 models[name] = models[name] + more if name in models else more
         errors, latency = self._counted()
         return Slot(time.monotonic() - self._began, errors - self._errors, latency - self._latency, models)
+
+    def _known(self) -> dict[int, tuple[str, ModelCounts]]:
+        """The counts of versions that are loaded, and of those that were and may be again: then they go on."""
+        every = {**self._metrics.models, **self._metrics.retired}
+        return {id(counts): (name, counts) for (name, _), counts in every.items()}
 
     def _counted(self) -> tuple[int, Totals]:
         return sum(self._metrics.errors.values()), np.array(self._metrics.stages["total"].counts)

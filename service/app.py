@@ -137,7 +137,7 @@ class Service(FastAPI, Parts):
         except Exception as error:
             if not status:
                 raise
-            log.fault(error, scope["request_id"])  # the framework has answered, and passes the error on
+            log.fault(error, request_id=scope["request_id"])  # the framework has answered, and passes the error on
         known = scoring_route(path) or (path if path in DOCUMENTS else "other")
         return str(getattr(scope.get("route"), "path", known)), status
 
@@ -197,6 +197,7 @@ def product_version() -> str:
 
 @asynccontextmanager
 async def _lifespan(service: Any) -> AsyncIterator[None]:
+    log.configure(service.settings.log_format, service.requests)
     if service.keys.open:
         log.event(WARNING, "no API key is set: anybody who reaches this port may score; set ANOMALY_API_KEYS")
     memory.give_back()
@@ -207,6 +208,8 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
     if service.workers is not None:
         loops.append(service.workers.write_for_ever())
     tasks = [asyncio.create_task(loop) for loop in loops]
+    for task in tasks:
+        task.add_done_callback(_tell_why_it_ended)
     yield
     service.draining = True
     service.refuse_unfinished()
@@ -220,6 +223,12 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
     if service.tracing is not None:
         await asyncio.to_thread(service.tracing.close)
     service.requests.close()
+
+
+def _tell_why_it_ended(task: asyncio.Task[None]) -> None:
+    """Of a loop that is to go on for ever."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.fault(error, "a task in the background ended")
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

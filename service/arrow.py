@@ -58,13 +58,16 @@ def floats(array: Array) -> Floats:
     return to_numpy(compute.cast(array, DataType.float64()), np.nan)
 
 
+def indices(coded: Array) -> Array:
+    """(N,) the places of a dictionary's values, in integers that also hold how many there are."""
+    return compute.cast(dictionary_indices(coded), DataType.int64())
+
+
 def by_distinct(array: Array, parse: Callable[[str], float | None]) -> tuple[Floats, list[int]]:
     """(N,) what `parse` makes of each text, called once for each distinct one; NaN for null. And the rows where it gave None."""
     coded = compute.dictionary_encode(array)
     parsed = [np.nan if text is None else parse(text) for text in dictionary_dictionary(coded).to_pylist()]
-    places = (
-        to_numpy(dictionary_indices(coded), len(parsed)) if array.null_count < len(array) else np.full(len(array), len(parsed))
-    )
+    places = to_numpy(indices(coded), len(parsed)) if array.null_count < len(array) else np.full(len(array), len(parsed))
     values = np.array([*(np.nan if value is None else value for value in parsed), np.nan])[places]
     wrong = np.array([*(value is None for value in parsed), False])[places]
     return values, np.flatnonzero(wrong).tolist()

@@ -81,14 +81,16 @@ def read_bundle(folder: Path, only: Sequence[str] = FILES, trusted: Sequence[Pat
         manifest = parse_manifest(content)
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from error
-    files = {}
-    for name in only:
-        expected = manifest.files[name]
-        content = _read(folder / name, expected.bytes)
-        if len(content) != expected.bytes or hashlib.sha256(content).hexdigest() != expected.sha256:
-            raise BundleError(f"{folder / name}: not the bytes that the manifest names; copy or publish the bundle again")
-        files[name] = content
-    return Bundle(folder.name, manifest, files, signed)
+    return Bundle(folder.name, manifest, {name: read_file(folder, name, manifest) for name in only}, signed)
+
+
+def read_file(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """One of a bundle's files, if it is what this manifest, which was verified, says of it. Raises BundleError."""
+    expected = manifest.files[name]
+    content = _read(folder / name, expected.bytes)
+    if len(content) != expected.bytes or hashlib.sha256(content).hexdigest() != expected.sha256:
+        raise BundleError(f"{folder / name}: not the bytes that the manifest names; copy or publish the bundle again")
+    return content
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -75,7 +75,7 @@ class LimitedProtocol(HttpToolsProtocol):
             while rest is not None:
                 rest = self._feed(rest)
         except httptools.HttpParserCallbackError as error:  # a fault of ours, not of the request
-            log.fault(error.__context__ or error, "-")
+            log.fault(error.__context__ or error, request_id="-")
             self.transport.abort()
             return
         except httptools.HttpParserError:
@@ -319,11 +319,12 @@ _NOWHERE = _Nowhere()
 
 
 def _sweep(loop: Any, server_state: Any, room: Room) -> None:
+    if not server_state.connections:
+        room.answers = 0
+        _sweeping.remove(server_state)
+        return
+    loop.call_later(SWEEP_SECONDS, _sweep, loop, server_state, room)  # whatever becomes of this one
     now, room.answers = loop.time(), 0
     for connection in list(server_state.connections):
         connection.check_time(now)
         room.answers += connection.transport.get_write_buffer_size()
-    if server_state.connections:
-        loop.call_later(SWEEP_SECONDS, _sweep, loop, server_state, room)
-    else:
-        _sweeping.remove(server_state)

@@ -23,7 +23,7 @@ CALM, MANY, LASTING = 5, 8, 0.05  # requests; seconds
 
 
 class ClientGoneError(Exception):
-    """The client went away before its request was whole: nobody is left to answer."""
+    """The client went away before its answer: nobody is left to give it to."""
 
 
 class Room:

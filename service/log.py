@@ -4,11 +4,13 @@ what a client sent is written as a JSON string, in which a newline is two charac
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import select
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -21,12 +23,17 @@ from service.settings import LogFormat
 FLUSH_SECONDS = 0.05
 WAIT_MS = 500
 MAX_WAITING = 100_000  # lines; a reader of the log that has stopped must not stop the service, nor fill its memory
+MAX_EVENTS = 1_000
+PIPE_BYTES = select.PIPE_BUF  # a pipe with room takes so many without a wait, and without mixing them with another's
 logger = logging.getLogger("service")
 Scored = tuple[str, str, int, int]  # model, version, records, anomalies
 
 
 class RequestLog:
-    """The lines of requests: gathered on the event loop, written by a thread, so that a slow reader costs no request any time."""
+    """The lines of requests: gathered on the event loop, written by a thread, so that a slow reader costs no request any time.
+
+    The lines of events go the same way, from whichever thread they come.
+    """
 
     def __init__(self, log_format: LogFormat, descriptor: int = 2, on: bool = True) -> None:
         self._json, self._descriptor, self._on = log_format == "json", descriptor, on
@@ -35,11 +42,12 @@ class RequestLog:
         self._milli, self._begin = 0, ""  # the time of the last line, in ms, and how lines of then begin
         self._writing = self._ending = False
         self._too_many = self._unread = 0  # lines: counted on the event loop, and by whoever writes
+        self._events, self._lost_events, self._lock = 0, 0, threading.Lock()  # that wait; that were too many
 
     @property
     def dropped(self) -> int:
         """Lines that are not in the log."""
-        return self._too_many + self._unread
+        return self._too_many + self._lost_events + self._unread
 
     def write(
         self,
@@ -65,6 +73,23 @@ class RequestLog:
             waiting.append((time.time(), request_id, method, path, status, seconds, scored, trace_id, error))
         else:
             self._too_many += 1
+
+    def event(self, line: str) -> None:
+        """Adds the line of an event. In any thread, which does not wait; at the end of the process for WAIT_MS at most."""
+        with self._lock:
+            if self._events >= MAX_EVENTS:
+                self._lost_events += 1
+                return
+            self._events += 1
+        try:
+            self._writer.submit(self._put_event, line)
+        except RuntimeError:  # it is closed
+            self._put_event(line)
+
+    def _put_event(self, line: str) -> None:
+        with self._lock:
+            self._events -= 1
+        self._put([line])
 
     def _line(
         self,
@@ -110,20 +135,21 @@ class RequestLog:
         return [self._line(*request) for request in requests]
 
     def _put(self, lines: list[str]) -> None:
-        rest = memoryview("".join(lines).encode())
-        try:
-            while rest:
-                try:
-                    rest = rest[os.write(self._descriptor, rest) :]
-                except BlockingIOError:  # whoever made the pipe wants no writer to wait; this thread does nothing else
-                    self._wait()
-        except OSError:  # nobody reads the log any more; the service goes on
-            self._unread += bytes(rest).count(b"\n")
-
-    def _wait(self) -> None:
-        """Until there is room again. Raises TimeoutError where there is none and the service ends."""
+        """Writes whole lines, as many at a time as a pipe takes in one piece: other processes may write to it, too."""
+        text, at = "".join(lines).encode(), 0
         room = select.poll()
-        room.register(self._descriptor, select.POLLOUT)
+        try:
+            room.register(self._descriptor, select.POLLOUT)
+            while at < len(text):
+                end = text.rfind(b"\n", at, at + PIPE_BYTES) + 1 or at + PIPE_BYTES  # of a longer one, a part
+                self._wait(room)
+                with contextlib.suppress(BlockingIOError):  # another process was quicker
+                    at += os.write(self._descriptor, text[at:end])
+        except OSError:  # nobody reads the log any more; the service goes on
+            self._unread += text.count(b"\n", at)
+
+    def _wait(self, room: select.poll) -> None:
+        """Until there is room again. Raises TimeoutError where there is none and the service ends."""
         while not room.poll(WAIT_MS):
             if self._ending:
                 raise TimeoutError
@@ -145,14 +171,12 @@ def event(level: int, text: str, **members: str) -> None:
     logger.log(level, text, extra={"members": members})
 
 
-def fault(error: BaseException, request_id: str) -> None:
+def fault(error: BaseException, what: str = "a request failed", **members: str) -> None:
     """Logs a fault of ours by its class and place alone: an exception's text may hold values of a record."""
     places = [
         f"{frame.filename.rsplit('/', 2)[-1]}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
     ]
-    event(
-        logging.ERROR, "a request failed", request_id=request_id, error=type(error).__name__, at=" < ".join(reversed(places[-6:]))
-    )
+    event(logging.ERROR, what, **members, error=type(error).__name__, at=" < ".join(reversed(places[-6:])))
 
 
 class Lines(logging.Formatter):
@@ -178,9 +202,23 @@ class Lines(logging.Formatter):
         return " ".join([*told, *(f"{name}={quoted(str(value))}" for name, value in members.items())])
 
 
-def configure(log_format: LogFormat) -> None:
-    """Sends the events of the service, of uvicorn, of asyncio and of OpenTelemetry to standard error in this format."""
-    handler = logging.StreamHandler(sys.stderr)
+class Events(logging.Handler):
+    """Hands the events of logging to whoever writes the lines of requests: so that no thread waits for the log's reader."""
+
+    def __init__(self, requests: RequestLog) -> None:
+        super().__init__()
+        self._requests = requests
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes one."""
+        self._requests.event(self.format(record) + "\n")
+
+
+def configure(log_format: LogFormat, requests: RequestLog | None = None) -> None:
+    """Sends the events of the service, of uvicorn, of asyncio and of OpenTelemetry to standard error in this format; where there
+    is a log of requests, by way of that.
+    """
+    handler = logging.StreamHandler(sys.stderr) if requests is None else Events(requests)
     handler.setFormatter(Lines(log_format))
     handler.addFilter(_is_news)
     for name in ("service", "uvicorn", "asyncio", "opentelemetry"):

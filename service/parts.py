@@ -62,7 +62,7 @@ class Parts:
     def problem(self, error: Exception, request_id: str) -> Problem:
         """What the client learns of an error, counted; of one that is no Problem, the log learns the class and place."""
         if not isinstance(error, Problem):
-            log.fault(error, request_id)
+            log.fault(error, request_id=request_id)
             error = internal_error()
         error.__traceback__ = None  # else its frames, which hold it, keep the body in memory until a garbage collection
         self.metrics.errors[error.code] += 1

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from service import log, signature
-from service.bundle import check_name, current_version, list_models, list_versions, read_bundle
+from service.bundle import check_name, current_version, list_models, list_versions, read_file
 from service.errors import Problem, not_ready
 from service.live import Live, load
 from service.manifest import CURRENT, NAME, REPORT, BundleError, ProviderError
@@ -172,13 +172,15 @@ class Registry:
         return await asyncio.to_thread(list_versions, self._folder, check_name(name))
 
     async def report(self, live: Live) -> bytes:
-        """The training report of a loaded version, as its manifest has it; raises the 503 where it is no longer there so."""
+        """The training report of a loaded version, as the manifest that was verified then has it; raises the 503 where it is no
+        longer there so.
+        """
+        folder = self._folder / live.name / live.version
         try:
-            bundle = await asyncio.to_thread(read_bundle, self._folder / live.name / live.version, (REPORT,))
+            return await asyncio.to_thread(read_file, folder, REPORT, live.detector.manifest)
         except BundleError as error:
             log.event(logging.ERROR, "report refused", model=live.name, version=live.version, reason=str(error))
             raise self._not_ready(f"The report of version {live.version} cannot be read.") from None
-        return bundle.files[REPORT]
 
     async def refresh(self) -> None:
         """Takes up every new CURRENT; what is refused is logged and counted, and not tried again before its files change.

@@ -28,7 +28,7 @@ from service.workers import is_left_alone, shared_folder
 
 CANNOT_START = 2
 START_SECONDS = 60.0  # that a worker may take to start, on a machine that does other things
-HANGS_SECONDS = 3.0
+HANGS_SECONDS, TURN_SECONDS = 3.0, 0.1
 ACCEPTED_A_TURN = 128  # connections, at some 0.1 ms each
 PACE, PAUSE = 4e-4, 1e-3  # seconds a connection of those that several workers share, and that the others have to wake up
 
@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accepts what waits at every turn, beside libuv or, of sockets that are shared with other workers, at a pace."""
-        self.ticked_at = time.monotonic()
+        self.ticked_at = math.inf  # until the loop turns for the first time
         self._shared = bool(sockets)
         self._due = 1 if sockets else ACCEPTED_A_TURN
         await super().startup([] if sockets else None)
@@ -123,6 +123,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accepts them first: what they have sent gets the 503 that says so."""
         cast(Service, self.config.loaded_app).draining = True
+        turning = asyncio.create_task(self._note_turns())
         for _ in range(LINGER_TURNS):
             await asyncio.sleep(LINGER_SECONDS)
         for listener in self._listening:
@@ -130,6 +131,13 @@ class Server(uvicorn.Server):
             self._loop.remove_reader(listener)
             listener.close()
         await super().shutdown(sockets)
+        turning.cancel()
+
+    async def _note_turns(self) -> None:
+        """As on_tick, which is asked no more once the server ends: a worker that takes its time for that does not hang."""
+        while True:
+            self.ticked_at = time.monotonic()
+            await asyncio.sleep(TURN_SECONDS)
 
 
 def _is_waiting(listener: socket.socket) -> bool:

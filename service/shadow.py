@@ -143,13 +143,13 @@ class Shadow:
             self._thread.join(JOIN_SECONDS)
 
     def _work(self) -> None:
-        while True:
-            first = self._queue.get()
-            self._ending.wait(GATHER_SECONDS)
-            if first is None or self._ending.is_set():
+        while (first := self._queue.get()) is not None:
+            if self._ending.wait(GATHER_SECONDS):
                 return
             for beside, x, p_value in _together(self._gather(first)):
                 self._compare(beside, x, p_value)
+            if self._ending.is_set():  # what says so may have been gathered
+                return
 
     def _gather(self, first: Waiting) -> list[Waiting]:
         taken, rows = [first], len(first[1])

@@ -100,7 +100,7 @@ def _words(kind: DataType) -> str:
 
 
 def encode_batch(source: Source, batch: RecordBatch, features: Sequence[Feature], first_row: int) -> NDArray[np.float32]:
-    """x (n, C) of a batch of this source. Raises TableError, which names the row and column of the first bad cell."""
+    """x (n, C) of a batch of this source. Raises TableError, which names the first bad cell of the first column with one."""
     x = np.empty((batch.num_rows, sum(feature.width for feature in features)), np.float32)
     encode = encode_text if source.is_csv else encode_arrow
     for feature, at in zip(features, column_slices(features), strict=True):

@@ -102,7 +102,12 @@ class Workers:
         async with self._one_at_a_time:
             told = _families(self._metrics.families())
             self._gauges = {name: family for name, family in told.items() if family[1] == "gauge"}
-            await asyncio.to_thread(_write, self._path, add([self._base, told]))
+            writing = asyncio.ensure_future(asyncio.to_thread(_write, self._path, add([self._base, told])))
+            try:
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:  # its thread goes on, and none may begin to write beside it
+                await asyncio.wait([writing])
+                raise
 
     async def text(self) -> bytes:
         """The Prometheus text of all workers; its own numbers are of now, the others' at most WRITE_SECONDS old.

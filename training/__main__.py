@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; exit code 0, 2 where arguments or data cannot be used, 1 where training failed, 130 after Ctrl-C."""
     args = _parse(arguments)
     try:
-        with interruptible(*[signal.SIGINT] if threading.current_thread() is threading.main_thread() else []):
+        with interruptible(*_signals(args.command)):
             args.run(args)
     except (TableError, BundleError, DeviceError, SettingsError, OptionError, argparse.ArgumentTypeError) as error:
         print(f"training {args.command}: {error}", file=sys.stderr)
@@ -63,6 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"training {args.command}: {error}; {LEFT[args.command]}", file=sys.stderr)
         return 1
     return 0
+
+
+def _signals(command: str) -> Sequence[signal.Signals]:
+    """Those after which a command cleans up. A fit has nothing to: it goes on where it was, whatever ends it."""
+    if threading.current_thread() is not threading.main_thread():
+        return ()
+    return (signal.SIGINT, signal.SIGTERM) if command == "sample" else (signal.SIGINT,)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -62,7 +62,9 @@ class Checkpoints:
         out = io.BytesIO()
         np.savez(out, allow_pickle=False, **arrays)
         content = out.getvalue()
-        descriptor, beside = tempfile.mkstemp(dir=self._folder, prefix=f"{PREFIX}{self._key}-")
+        descriptor, beside = tempfile.mkstemp(
+            dir=self._folder, prefix=f"{PREFIX}unfinished-"
+        )  # no other fit of this key removes it
         try:
             with open(descriptor, "wb") as file:
                 file.write(hashlib.sha256(content).digest() + content)

@@ -105,8 +105,8 @@ class Comparison:
 def compare(old: Detector, new: Manifest, version: str, judged: Judged, data: str | Path) -> Comparison:
     """The served model and a new one of this version, on the records that the new one was judged on.
 
-    data: the table that it was made from, which is read once more, as the served model reads it. Raises TableError where it is
-    another one by now.
+    data: the table that it was made from, which is read once more, as the served model reads it. Where it is another one by now
+    the comparison says that there is none: the new model is published, whatever became of its table.
     """
     was = old.manifest
     told: dict[str, Any] = {
@@ -122,7 +122,8 @@ def compare(old: Detector, new: Manifest, version: str, judged: Judged, data: st
         return Comparison(**told, notes=tuple(_differences(was, new)), why_not=str(error))
     odd = np.empty(0, np.float32) if odd is None else odd
     if len(x) - int(is_anomaly.sum()) != asked["normal_records"] or int(is_anomaly.sum()) != len(odd):
-        raise TableError(f"{data}: it has other rows than when the fit began; compare again, on a table that nobody writes to")
+        changed = f"{data}: it has other rows than when the fit began; compare again, on a table that nobody writes to"
+        return Comparison(**told, notes=tuple(_differences(was, new)), why_not=changed)
     kinds = np.repeat([False, True], [len(judged.rows), len(odd)])
     before = old.score(np.concatenate([x[judged.rows - 1], x[is_anomaly]]), explain="none").score
     after = np.concatenate([judged.score, odd])

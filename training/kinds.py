@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from arro3 import compute
-from arro3.core import Array, DataType, dictionary_dictionary, dictionary_indices
+from arro3.core import Array, DataType, dictionary_dictionary
 from numpy.typing import NDArray
 
 from service import arrow, datetimes
@@ -275,7 +275,7 @@ class Column:
                 array = compute.cast(array, DataType.string())
             coded = compute.dictionary_encode(array)
             every = dictionary_dictionary(coded).to_pylist()
-            places = arrow.to_numpy(dictionary_indices(coded), len(every))
+            places = arrow.to_numpy(arrow.indices(coded), len(every))
             kept = [place for place, text in enumerate(every) if text is not None and text not in arrow.MISSING]
             times = np.bincount(places, minlength=len(every))
             texts, counts = [every[place] for place in kept], times[kept].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import uvicorn
 from service import batching, direct, scoring
 from service.app import create_app
 from service.http_protocol import LimitedProtocol
+from service.server import Server
 from service.settings import Settings
 from tests.service.test_direct import request
 from tests.service.test_http_protocol import BODY, DEADLINE, POST, WHOLE, read_answer, serving
@@ -115,6 +117,41 @@ def stopped(process: int) -> list[int]:
     for one in every:
         os.kill(one, signal.SIGSTOP)
     return every
+
+
+def test_a_worker_that_loads_its_models_or_ends_does_not_hang(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its supervisor would kill it: the first before it has begun, the second before what it has accepted is answered."""
+    monkeypatch.setattr("service.server.HANGS_SECONDS", 0.3)
+    app = create_app(Settings(models_dir=bundle_dir, provider="cpu", reload_seconds=0.0, log_requests=False))
+    server, told = Server(uvicorn.Config(app, host="127.0.0.1", port=0, http=LimitedProtocol, log_config=None)), list[bool]()
+    start, stop = app.registry.start, app.registry.stop
+
+    async def slow_start() -> None:
+        time.sleep(0.5)  # noqa: ASYNC251 - as a graph takes that is optimized when it is loaded
+        await start()
+
+    async def slow_stop() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0.05)
+            told.append(server.hangs())
+        await stop()
+
+    async def work() -> None:
+        await server.startup()
+        assert server.started
+        told.append(server.hangs())
+        await server.on_tick(0)
+        told.append(server.hangs())
+        time.sleep(0.4)  # noqa: ASYNC251 - this is what hanging is
+        assert server.hangs()
+        await server.shutdown()
+
+    monkeypatch.setattr(app.registry, "start", slow_start)
+    monkeypatch.setattr(app.registry, "stop", slow_stop)
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    asyncio.run(work())
+    assert told == [False] * 12
 
 
 @pytest.fixture

@@ -1,19 +1,23 @@
 """The log: one line a request, which no client can forge."""
 
 import asyncio
+import fcntl
 import json
+import logging
 import os
 import re
 import select
 import signal
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.log import RequestLog
-from tests.service.client import until
+from service import log
+from service.log import MAX_EVENTS, RequestLog
+from tests.service.client import Client, until
 from tests.service.conftest import Serve
 from tests.service.test_direct import metrics, request
 from tests.service.test_http_protocol import POST, serving
@@ -23,6 +27,11 @@ from tests.service.tiny_bundle import GOOD, ODD, publish
 CapFd = pytest.CaptureFixture[str]
 EVIL = '/x%0A{"event":"forged"}%1b[31m%22'
 EVIL_HOST = 'x","status":200,"x":"\n'  # as a server in front that believes X-Forwarded-For may give it
+
+
+def wait_for_events(client: Client) -> None:
+    """Until those that were logged by now are written, by a thread."""
+    client.app.requests._writer.submit(int).result()
 
 
 def lines(serve: Serve, capfd: CapFd, log_format: str) -> list[str]:
@@ -119,13 +128,15 @@ def test_lines_hold_no_values_and_no_control_characters(serve: Serve, capfd: Cap
 
 
 def test_events_are_lines_of_the_same_form(serve: Serve, capfd: CapFd, tmp_path: Path) -> None:
-    serve(models_dir=tmp_path)
+    wait_for_events(serve(models_dir=tmp_path))
     event = json.loads(capfd.readouterr().err.splitlines()[0])
     assert (event["level"], event["event"][:10]) == ("warning", "no API key")
 
 
 def test_a_service_without_a_model_says_so_once_for_each_reason(serve: Serve, capfd: CapFd, tmp_path: Path) -> None:
     def told() -> list[tuple[str, str, str]]:
+        for client in clients:
+            wait_for_events(client)
         events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
         warned = [event for event in events if event["event"] == "nothing to score with"]
         assert all((event["level"], event["folder"]) == ("warning", str(tmp_path / "models")) for event in warned)
@@ -151,6 +162,7 @@ def test_a_reader_of_the_log_that_is_gone_stops_nothing(serve: Serve, monkeypatc
     def gone(*_: object) -> int:
         raise BrokenPipeError
 
+    wait_for_events(client)
     monkeypatch.setattr("service.log.os.write", gone)
     for _ in range(3):
         client.score({"records": [GOOD]})
@@ -182,6 +194,66 @@ def test_a_pipe_that_does_not_block_is_waited_for() -> None:
 
     text = asyncio.run(work())
     assert [json.loads(line)["request_id"] for line in text.splitlines()] == [f"r-{i}" for i in range(3000)]
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_an_event_waits_for_no_reader() -> None:
+    """One that has stopped, as a stuck driver of logs, must not stop the event loop, which tells most of them."""
+    ours, theirs = os.pipe()
+    held = os.write(theirs, b"-" * fcntl.fcntl(theirs, fcntl.F_GETPIPE_SZ))  # it is full, and makes its writers wait
+    lines = RequestLog("json", theirs)
+    log.configure("json", lines)
+    most = MAX_EVENTS + 10
+    telling = threading.Thread(target=lambda: [log.event(logging.WARNING, f"event {i}") for i in range(most)], daemon=True)
+    telling.start()
+    telling.join(20)
+    assert not telling.is_alive()
+    while held:
+        held -= len(os.read(ours, held))
+    text = b""
+    while text.count(b"\n") < most - lines.dropped:
+        text += os.read(ours, 1 << 16)
+    assert 9 <= lines.dropped <= 10  # one may be with the thread already
+    assert [json.loads(line)["event"] for line in text.splitlines()] == [f"event {i}" for i in range(most - lines.dropped)]
+    os.write(theirs, b"-" * fcntl.fcntl(theirs, fcntl.F_GETPIPE_SZ))
+    before = lines.dropped
+    log.event(logging.WARNING, "while it is open")
+    lines.close()  # while nobody reads
+    log.event(logging.WARNING, "and afterwards")
+    assert lines.dropped == before + 2
+    log.configure("json")
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_task_in_the_background_that_ends_is_told(serve: Serve, capfd: CapFd, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails() -> None:
+        raise ZeroDivisionError("s3cr3t")
+
+    monkeypatch.setattr("service.activity.Activity.tick_for_ever", lambda _: fails())
+    client = serve()
+    client.run(asyncio.sleep(0.01))
+    wait_for_events(client)
+    text = capfd.readouterr().err
+    told = next(event for event in map(json.loads, text.splitlines()) if event["event"] == "a task in the background ended")
+    assert (told["level"], told["error"]) == ("error", "ZeroDivisionError")
+    assert "test_log.py" in told["at"]
+    assert "s3cr3t" not in text
+
+
+def test_lines_are_written_whole_as_many_as_a_pipe_takes_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes write to the same one: theirs must not come in between."""
+    ours, theirs = os.pipe()
+    pieces, write = list[bytes](), os.write
+    monkeypatch.setattr("service.log.os.write", lambda descriptor, piece: pieces.append(piece) or write(descriptor, piece))
+    lines = RequestLog("json", theirs)
+    told = ["x" * size + "\n" for size in (10, 5000, *[300] * 40)]
+    lines._put(told)
+    lines.close()
+    assert b"".join(pieces).decode() == "".join(told)
+    # the last line of a piece ends there, but for one that is longer than a piece
+    assert [len(piece) for piece in pieces] == [11, select.PIPE_BUF, 905 + 10 * 301, *[13 * 301] * 2, 4 * 301]
     os.close(ours)
     os.close(theirs)
 

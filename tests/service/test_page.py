@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 
 from service import activity
 from service.activity import Activity, shares
+from service.bundle import read_bundle
 from service.latest import KEPT
 from service.metrics import Metrics, ModelCounts
 from service.page import example
 from service.settings import Settings
 from tests.service.client import Client, check_problem
 from tests.service.conftest import Serve
-from tests.service.tiny_bundle import FEATURES, GOOD, ODD
+from tests.service.tiny_bundle import FEATURES, GOOD, ODD, publish
 
 
 def told(client: Client) -> dict[str, Any]:
@@ -77,6 +79,24 @@ def test_the_ring_is_as_long_as_an_hour_and_no_longer() -> None:
         ring.tick()
     assert len(ring.document("any")["seconds"]) == activity.SLOTS + 1
     assert activity.SLOTS * activity.SLOT_SECONDS == 3600
+
+
+def test_what_a_version_counted_before_it_was_swapped_out_is_not_counted_again_after_a_rollback() -> None:
+    """Of several workers each keeps the counts of versions that it had."""
+    metrics = Metrics()
+    metrics.retained = 2
+    ring = Activity(metrics)
+    first = metrics.counts("tiny", "first")
+    first.count(np.ones(10, np.float32), np.ones(10), 0, {})
+    ring.tick()
+    metrics.counts("tiny", "second")
+    metrics.forget("tiny", "first")
+    ring.tick()
+    first.count(np.ones(3, np.float32), np.ones(3), 0, {})  # a request that had begun with it
+    ring.tick()
+    assert metrics.counts("tiny", "first") is first
+    metrics.forget("tiny", "second")
+    assert ring.document("tiny")["records"] == [10, 0, 3, 0]
 
 
 def test_what_a_version_counted_stays_when_it_is_swapped_out() -> None:
@@ -203,6 +223,20 @@ def test_the_report_comes_with_a_policy_and_its_bytes_are_checked(models_dir: Pa
     assert "script-src" not in answer.headers["content-security-policy"]
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
     (next(models_dir.glob("tiny/2*")) / "report.html").write_bytes(b"<script>")
+    check_problem(client.get("/models/tiny/report"), 503, "not_ready")
+    client.close()
+
+
+def test_a_report_is_checked_against_the_manifest_that_was_verified_when_it_was_loaded(tmp_path: Path) -> None:
+    """Whoever may write to the folder could else put another manifest beside another report, which no trusted key signed."""
+    publish(tmp_path, version="first")  # no name that the manifest's hash is part of
+    client = Client(Settings(models_dir=tmp_path, provider="cpu", reload_seconds=0))
+    bundle = tmp_path / "tiny" / "first"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "report.html").write_bytes(b"pay here")
+    manifest["files"]["report.html"] = {"sha256": hashlib.sha256(b"pay here").hexdigest(), "bytes": 8}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert read_bundle(bundle, ["report.html"]).files == {"report.html": b"pay here"}
     check_problem(client.get("/models/tiny/report"), 503, "not_ready")
     client.close()
 

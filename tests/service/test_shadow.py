@@ -326,3 +326,22 @@ def test_what_two_served_versions_left_is_told_apart() -> None:
     ]
     told = [(beside, x[:, 0].tolist(), p.tolist()) for beside, x, p in _together(taken)]
     assert told == [(one, [1, 3], [0.1, 0.4]), (other, [2, 2], [0.2, 0.3])]
+
+
+def test_it_ends_although_what_says_so_was_gathered_with_the_records() -> None:
+    shadow = Shadow("tiny", NEW, Metrics())
+    left = threading.Event()
+
+    class Ending:
+        def compare(self, x: object, p_value: object) -> None:
+            shadow._ending.set()  # as close does, while these are compared
+            left.set()
+
+    beside: Any = Ending()
+    shadow.put(beside, np.zeros((1, 1), np.float32), np.zeros(1))
+    shadow._queue.put(None)
+    thread = threading.Thread(target=shadow._work, daemon=True)
+    thread.start()
+    assert left.wait(20)
+    thread.join(20)
+    assert not thread.is_alive()

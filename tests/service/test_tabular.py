@@ -56,6 +56,17 @@ def answered(answer: httpx.Response) -> pa.Table:
     return pa.ipc.open_stream(answer.content).read_all()
 
 
+@pytest.mark.parametrize("index", [pa.int8(), pa.uint8()])
+def test_a_dictionary_may_have_as_many_texts_as_its_indices_tell_apart(service: Client, index: Any) -> None:
+    """One place more stands for null."""
+    most = 128 if index == pa.int8() else 256
+    texts = ["de", *(f"c{i}" for i in range(1, most))]
+    coded = pa.DictionaryArray.from_arrays(pa.array([0, None, most - 1], index), pa.array(texts))
+    plain = pa.array(["de", None, texts[-1]])
+    with_nulls, same = (answered(post(service, stream(pa.table({"country": column})))) for column in (coded, plain))
+    assert with_nulls.equals(same)
+
+
 @given(st.lists(records, min_size=1, max_size=8), st.integers(1, 4))
 @settings(max_examples=60)
 def test_a_table_is_scored_as_its_records_are(service: Client, made: list[Any], rows: int) -> None:

@@ -4,17 +4,20 @@ import asyncio
 import json
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import workers
 from service.metrics import Metrics
 from service.settings import SettingsError
 from service.workers import FOLDER, Workers, shared_folder
@@ -105,6 +108,36 @@ def test_whoever_is_asked_next_tells_no_less(tmp_path: Path) -> None:
         seen.append(told(worker, "anomaly_score_count", **MODEL) or 0)
     assert seen == sorted(seen)
     assert seen[-1] == 42
+
+
+def test_one_that_is_cancelled_while_it_writes_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of a process: nobody writes beside its thread."""
+    _, worker = one(tmp_path, 1)
+    writing, go_on, write, at_once = threading.Event(), threading.Event(), workers._write, list[int]()
+
+    def slow(path: Path, families: Any) -> None:
+        at_once.append(1)
+        writing.set()
+        assert go_on.wait(20)
+        assert len(at_once) == 1
+        write(path, families)
+        at_once.pop()
+
+    monkeypatch.setattr(workers, "_write", slow)
+
+    async def work() -> None:
+        first = asyncio.create_task(worker.write())
+        await asyncio.to_thread(writing.wait, 20)
+        first.cancel()
+        second = asyncio.create_task(worker.write())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+        await second
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+    asyncio.run(work())
+    assert told(worker, "anomaly_score_count", **MODEL) == 1
 
 
 def test_what_a_dead_worker_counted_remains_and_the_next_one_counts_on(tmp_path: Path) -> None:

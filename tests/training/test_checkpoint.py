@@ -99,6 +99,21 @@ def test_that_is_one_line_and_exit_code_1(tmp_path, capsys):
     assert not (tmp_path / "models" / "shop").exists()
 
 
+def test_the_end_of_one_fit_leaves_another_of_the_same_what_it_is_writing(tmp_path, monkeypatch):
+    writing, replace = Checkpoints(tmp_path / "shop", "key"), Path.replace
+
+    def after_the_other_has_ended(path, target):
+        with Checkpoints(tmp_path / "shop", "key"):
+            pass
+        return replace(path, target)
+
+    with writing:
+        monkeypatch.setattr(Path, "replace", after_the_other_has_ended)
+        writing.save(0, {"weight": torch.ones(2)}, CURVE)
+        assert kept(tmp_path) == [f"{PREFIX}key-0.npz"]
+    assert not (tmp_path / "shop").exists()
+
+
 def test_old_checkpoints_are_removed_and_nothing_else(tmp_path):
     folder = tmp_path / "shop"
     folder.mkdir()

@@ -69,6 +69,7 @@ WRONG = {
     "seed = true": "seed: a whole number is needed",
     'seed = "1"': "seed: a whole number is needed",
     "seed = -1": "seed: 0 or more is needed",
+    "seed = 9007199254740993": "seed: 9007199254740992 or less is needed",
     "nets = 1": "nets: 2 or more is needed",
     "nets = 200": "nets: 128 or less is needed",
     "batch = 0": "batch: 1 or more is needed",

@@ -3,8 +3,10 @@
 import csv
 import io
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -257,3 +259,17 @@ def test_a_failure_half_way_leaves_the_old_file_as_it_was(models, tmp_path, monk
     with pytest.raises(Exception, match="no memory is left"):
         sample(models, "shop", 5_000, 0, str(tmp_path / "out.csv"))
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.csv", "old")]
+
+
+def test_sigterm_leaves_no_file_half_written(models, tmp_path):
+    """As Kubernetes ends a job."""
+    out = tmp_path / "out.csv"
+    command = [sys.executable, "-m", "training", "sample", "--model", "shop", "--models-dir", str(models), "--rows", "100000000"]
+    with subprocess.Popen([*command, "--output", str(out)], stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + 60
+        while not any(path.stat().st_size for path in tmp_path.iterdir()):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
