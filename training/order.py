@@ -19,6 +19,7 @@ FARTHER = 0.57  # share of rows for which it does; a half where rows are in no o
 CERTAIN = 4.0  # standard deviations
 ONE_WAY = 0.9  # of a column's steps, from which the table is sorted by it, or several such tables are
 EVEN = 0.5  # of the mean step, to which the steps of a clock differ at most
+RESTARTS = 100  # times that a column begins again, from which it is a clock, such as the hour, however uneven its steps
 SELDOM = 10  # rows from change to change, on average, of a column in blocks
 DRIFT = 0.5  # distance of Kolmogorov and Smirnov between the first and the last fifth
 TELLS = 100  # steps of float32: whole numbers that differ by less than so many on average become equal
@@ -36,9 +37,10 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
     """What the user should know of records x (N, C), in the order of the table, that resemble the rows before them; or None.
 
     Asked of columns of numbers. A table that is sorted, or in blocks of sorts of records, has such columns, too, and nothing is
-    wrong. So nothing is said of a table that is sorted by a number; and otherwise not only must successive values be alike, but
-    within a block the next one be closer than a later one, which the order of a time series makes so. The same is asked of the
-    rows of each category or whole number, since machines may take turns. Where the rows are not in groups of a category, the
+    wrong. So nothing is said of a table that is sorted by a number, unless that is a clock, or so seldom another one that the
+    rows in between are blocks, such as those of a month; and otherwise not only must successive values be alike, but within a
+    block the next one be closer than a later one, which the order of a time series makes so. The same is asked of the rows of
+    each category or whole number, since machines may take turns. Where the rows are not in groups of a category or number, the
     first and the last ones are compared, too.
     """
     most = max(1_000, min(MOST, CELLS // max(1, x.shape[1])))
@@ -48,13 +50,15 @@ def warning(x: NDArray[np.float32], features: Sequence[Feature]) -> str | None:
     ]
     sorts = [column for feature, column, _ in columns if feature.kind in ("categorical", "boolean")]
     ids = [column for feature, column, _ in columns if feature.kind == "numeric" and feature.integer]
+    sorting = [column for feature, column, _ in columns if _is_sorted_by(feature, column[~np.isnan(column)])]
+    if not all(len(_changes(column)) * SELDOM <= len(first) for column in sorting):
+        return None
+    sorts += sorting
     orders = [(np.arange(len(first)), _blocks(sorts, len(first)), 1)]
     for sort in [column for column in (*sorts, *ids) if _has_rows_enough(column)][:SORTS]:
         order = np.argsort(sort, kind="stable")
         orders.append((order, _blocks([column[order] for column in (*sorts, sort)], len(first)), len(np.unique(sort))))
-    if any(_is_sorted_by(feature, column[~np.isnan(column)]) for feature, column, _ in columns):
-        return None
-    grouped = any(_is_in_groups(feature, column) for feature, _, column in columns)
+    grouped = bool(sorting) or any(_is_in_groups(feature, column) for feature, _, column in columns)
     alike: dict[str, float] = {}
     moved: dict[str, float] = {}
     for feature, column, throughout in columns:
@@ -168,11 +172,12 @@ def _is_sorted_by(feature: Feature, values: Values) -> bool:
     steps = np.diff(values)
     if _has_rows_enough(values) and np.count_nonzero(steps == 0) < AGAIN * len(steps):
         return False  # the numbers of machines that take turns, each once: sorted by them, rows of each would be together
-    onward = (steps >= 0).all() or (steps <= 0).all()
+    restarts = steps < 0 if np.count_nonzero(steps > 0) > np.count_nonzero(steps < 0) else steps > 0
     close = np.abs(steps).mean() < TELLS * np.spacing(np.abs(values).max())
-    is_count = onward and (close or (steps != 0).all())
+    is_count = not restarts.any() and (close or (steps != 0).all())
     counts = feature.integer and (is_count or is_epoch(float(values.min()), float(values.max())))
-    return not (counts or steps.std() < EVEN * abs(steps.mean()))
+    onward = steps[~restarts]
+    return not (counts or np.count_nonzero(restarts) >= RESTARTS or onward.std() < EVEN * abs(onward.mean()))
 
 
 def _is_in_groups(feature: Feature, column: Values) -> bool:
@@ -186,9 +191,12 @@ def _is_in_groups(feature: Feature, column: Values) -> bool:
 def _blocks(columns: Sequence[Values], n: int) -> NDArray[np.intp]:
     """(n,) a number for each run of rows in which columns that seldom change do not."""
     begins = np.zeros(n, np.bool_)
-    for column in columns:
-        codes = np.nan_to_num(column, nan=-1.0)
-        changes = np.flatnonzero(np.diff(codes) != 0) + 1
+    for changes in map(_changes, columns):
         if len(changes) * SELDOM <= n:
             begins[changes] = True
     return np.cumsum(begins)
+
+
+def _changes(column: Values) -> NDArray[np.intp]:
+    """The rows in which a column has another value than in the row before."""
+    return np.flatnonzero(np.diff(np.nan_to_num(column, nan=-1.0)) != 0) + 1

@@ -65,6 +65,46 @@ def test_the_series_of_machines_that_take_turns_are_told(sort: Feature) -> None:
     assert not told(table, [*numbers(4), sort])
 
 
+HOURS = np.arange(N)
+CALENDARS = {  # what a table of hourly rows has beside its sensors
+    "month": HOURS // 730 + 1,
+    "day of the month": HOURS // 24 % 30 + 1,
+    "day of the year": HOURS // 24 + 1,
+    "week": HOURS // 168 + 1,
+    "hour": HOURS % 24,
+    "year and month": 202_500 + HOURS // 730,
+    "batch": HOURS // 500,
+    "an hour now and then": np.random.default_rng(2).integers(0, 24, N).reshape(-1, 15).copy(),
+}
+CALENDARS["an hour now and then"].sort(axis=1)
+INTEGER = Feature(name="calendar", kind="numeric", integer=True)
+
+
+@pytest.mark.parametrize("calendar", CALENDARS)
+def test_a_series_with_a_calendar_is_told(calendar: str) -> None:
+    """The table is sorted by it, as by the amount of a payment, but the rows in between are not."""
+    random, column = np.random.default_rng(1), CALENDARS[calendar].reshape(N, 1)
+    x = series(0.98, 3) @ random.normal(size=(3, 8)) + 0.1 * random.normal(size=(N, 8))
+    assert "rows resemble the rows before them" in told(np.hstack([x, column]), [*numbers(8), INTEGER])
+    follows = 0.5 * column / column.std() + random.normal(size=(N, 8))  # of the calendar, and of nothing else
+    assert not told(np.hstack([follows, column]), [*numbers(8), INTEGER])
+
+
+def test_days_of_a_month_a_row_each_are_a_clock() -> None:
+    random, day = np.random.default_rng(1), np.arange(N).reshape(N, 1) % 30 + 1
+    x = series(0.98, 3) + 0.1 * random.normal(size=(N, 3))
+    for rows in (400, N):
+        assert "rows resemble the rows before them" in told(np.hstack([x, day])[:rows], [*numbers(3), INTEGER])
+
+
+@pytest.mark.parametrize("levels", [5, 50, 250])
+def test_a_table_that_is_sorted_by_a_whole_number_of_many_rows_each_is_not_told(levels: int) -> None:
+    random = np.random.default_rng(0)
+    rank = np.sort(random.integers(0, levels, N))
+    x = np.column_stack([3 * rank / levels + random.normal(size=N), -rank + random.normal(size=N), random.normal(size=N), rank])
+    assert not told(x, [*numbers(3), INTEGER])
+
+
 def test_a_column_that_wanders_is_named_alone(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     columns = {"level": np.cumsum(random.normal(size=500)).round(4), "noise": random.normal(size=500).round(4)}
