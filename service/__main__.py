@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from service.bundle import Bundle, current_version, list_models, list_versions, read_bundle
+from service.bundle import Bundle, closed_folders, current_version, list_models, list_versions, read_bundle
 from service.interruption import interruptible
 from service.manifest import BundleError
 from service.settings import Settings, SettingsError, table
@@ -202,7 +202,9 @@ def _models_dir(options: argparse.Namespace) -> Path:
     if not folder.is_dir():
         raise BundleError(f"{folder} is no folder; name the folder of the bundles with --models-dir")
     if name not in list_models(folder):
-        raise BundleError(f"no model '{name}' in {folder}; there are: {', '.join(list_models(folder)) or 'none'}")
+        closed = closed_folders(folder)
+        more = f"; this user may not look into: {', '.join(closed)}" if closed else ""
+        raise BundleError(f"no model '{name}' in {folder}; there are: {', '.join(list_models(folder)) or 'none'}{more}")
     return folder
 
 

@@ -17,6 +17,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import docs_page, explanations, log, memory, open_inference, open_inference_routes, openapi, page, routes
+from service.auth import Keys
 from service.errors import Problem, from_status, internal_error, shutting_down
 from service.explanations import Explanations, explain_route
 from service.limits import CLIENT_GONE, ClientGoneError
@@ -46,6 +47,7 @@ class Service(FastAPI, Parts):
     def __init__(self, settings: Settings) -> None:
         log.configure(settings.log_format)
         Parts.__init__(self, settings, start_tracing(settings))
+        log.configure(settings.log_format, self.requests)
         FastAPI.__init__(
             self,
             title="Tabular anomaly detection",
@@ -178,6 +180,13 @@ def scoring_route(path: str) -> str | None:
     return score_route(path) or explain_route(path) or infer_route(path)
 
 
+def check_start(settings: Settings) -> None:
+    """Raises SettingsError where an application with these settings could not be made: keys, or tracing, that cannot be had."""
+    Keys(settings)
+    if tracing := start_tracing(settings):
+        tracing.close()
+
+
 def start_tracing(settings: Settings) -> Tracing | None:
     """The tracing that the settings ask for. Raises SettingsError where it cannot be had."""
     if not settings.tracing:
@@ -197,7 +206,6 @@ def product_version() -> str:
 
 @asynccontextmanager
 async def _lifespan(service: Any) -> AsyncIterator[None]:
-    log.configure(service.settings.log_format, service.requests)
     if service.keys.open:
         log.event(WARNING, "no API key is set: anybody who reaches this port may score; set ANOMALY_API_KEYS")
     memory.give_back()

@@ -109,6 +109,8 @@ def _read(path: Path | None) -> list[str]:
     keys = [key.strip() for line in lines if not line.lstrip().startswith("#") for key in line.split(",") if key.strip()]
     if has_blank(keys):
         raise SettingsError(f"{path}: a key has a blank in it; write one a line, or comma-separated, and comments after '#'")
+    if any(key.startswith("#") for key in keys):
+        raise SettingsError(f"{path}: a key begins with '#'; write comments on lines of their own")
     if not keys:
         raise SettingsError(f"{path}: the file of keys holds none")
     return keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -64,6 +65,14 @@ def list_models(models_dir: Path) -> list[str]:
         named = [one for one in entries if NAME.fullmatch(one.name)]
     # pathlib's would raise where another's folder may not be searched
     return sorted(one.name for one in named if os.path.exists(f"{one.path}/{CURRENT}"))  # noqa: PTH110
+
+
+def closed_folders(models_dir: Path) -> list[str]:
+    """The names that a model may have of folders that this user may not look into."""
+    with contextlib.suppress(OSError), os.scandir(models_dir) as entries:
+        named = [one for one in entries if NAME.fullmatch(one.name) and one.is_dir()]
+        return sorted(one.name for one in named if not os.access(one.path, os.X_OK))
+    return []
 
 
 def read_bundle(folder: Path, only: Sequence[str] = FILES, trusted: Sequence[Path] = ()) -> Bundle:

@@ -11,6 +11,7 @@ installed; `score_table` loads arro3, the service's own Arrow, when it is called
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ Record = Mapping[str, Any]
 Explain = Literal["flagged", "all", "none"]
 T = TypeVar("T")
 BATCH = 1000
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a model or version, as service.manifest has it
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -42,8 +44,8 @@ class _Requests:
         if version is not None and model is None:
             raise ValueError("a version is one of a model: name the model, too")
         self.retries = retries or Retries()
-        at = f"/models/{model}" if model is not None else ""
-        self._at = f"{at}/versions/{version}" if version is not None else at
+        at = f"/models/{_checked(model)}" if model is not None else ""
+        self._at = f"{at}/versions/{_checked(version)}" if version is not None else at
         headers = httpx.Headers(options.pop("headers", None))
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -78,7 +80,10 @@ class Client(_Requests):
         retries: Retries | None = None,
         **options: Any,
     ) -> None:
-        """`model` and `version`: who scores, by default the service's default; `options`: those of httpx.Client."""
+        """`model` and `version`: who scores, by default the service's default; `options`: those of httpx.Client.
+
+        Raises ValueError where they are no names.
+        """
         super().__init__(url, key, model, version, retries, **options)
         self._http = httpx.Client(**self._options)
 
@@ -134,8 +139,8 @@ class Client(_Requests):
         return join(answers)
 
     def model(self, name: str) -> Model:
-        """What is to know of a model. Raises ServiceError."""
-        return self._ask(self._get(f"/models/{name}"), Model)
+        """What is to know of a model. Raises ServiceError, or ValueError for what is no name of one."""
+        return self._ask(self._get(f"/models/{_checked(name)}"), Model)
 
     def health(self) -> Health:
         """That it can score. Raises ServiceError with status 503 where it cannot, without retrying."""
@@ -246,7 +251,7 @@ class AsyncClient(_Requests):
 
     async def model(self, name: str) -> Model:
         """As Client.model."""
-        return await self._ask(self._get(f"/models/{name}"), Model)
+        return await self._ask(self._get(f"/models/{_checked(name)}"), Model)
 
     async def health(self) -> Health:
         """As Client.health."""
@@ -304,6 +309,13 @@ def placed(first: int) -> Iterator[None]:
         yield
     except ServiceError as error:
         raise error.shifted(first) from None
+
+
+def _checked(name: str) -> str:
+    """The name itself: of another, such as '..', the path would be that of another model, which would answer without a word."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a model or version: letters, digits, '.', '_' and '-', the first none of these")
+    return name
 
 
 def _read(answer: httpx.Response, kind: type[T]) -> T:

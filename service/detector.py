@@ -56,6 +56,7 @@ class Detector:
         self._check_calibration()
         self._ascending = self._calibration.tolist()
         self._far = calibration.reach(self._calibration)
+        self._seen = _range(self.manifest)
         for session in self._graph.sessions:
             self._check_golden(session)
 
@@ -114,7 +115,7 @@ class Detector:
             reconstruction_error=answers.reconstruction_error,
             explained=explained,
             contributions=told.contributions,
-            expected=told.expected,
+            expected=told.expected.clip(*self._seen),
         )
 
     def what_if(self, x: NDArray[np.float32]) -> WhatIf:
@@ -123,7 +124,9 @@ class Detector:
         """
         widths = [feature.width for feature in self.manifest.features]
         score, expected = without_each(lambda rows: self._graph.run(rows, explain=True), x, widths)
-        return WhatIf(score, calibration.p_values(self._calibration, score.ravel()).reshape(score.shape), expected)
+        return WhatIf(
+            score, calibration.p_values(self._calibration, score.ravel()).reshape(score.shape), expected.clip(*self._seen)
+        )
 
     def _score_one(self, x: NDArray[np.float32], answers: Answers, alpha: float, threshold: float) -> Scores:
         """What `score` makes of a single record's finite answers, bit for bit, in plain floats: a call of NumPy costs more."""
@@ -137,7 +140,7 @@ class Detector:
         level = 3 if above > self._far else 2 if above > 0 or p <= alpha / 10 else 1
         explained = self._graph.run(x, explain=True)
         severity, places = np.array([level], np.int8), np.arange(1)
-        return Scores(*judged, ~FALSE, severity, *evidence, places, explained.contributions, explained.expected)
+        return Scores(*judged, ~FALSE, severity, *evidence, places, explained.contributions, explained.expected.clip(*self._seen))
 
     def _check_calibration(self) -> None:
         """The threshold is what the calibration gives, to the bit: neither was changed without the other."""
@@ -199,6 +202,18 @@ class Detector:
         for field in FIELDS[:3]:
             if not (relative_gap(getattr(alone, field), getattr(now, field), now.reconstruction_error) <= rtol).all():
                 raise BundleError(f"the {field} of the golden records differs where no reasons are asked for: report it")
+
+
+def _range(manifest: Manifest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(C,) and (C,): from what to what training saw numbers, between which one is expected; of all else no end."""
+    numbers = [
+        (one.low, one.high) if one.kind == "numeric" else (None, None) for one in manifest.features for _ in range(one.width)
+    ]
+    low, high = zip(*numbers, strict=True)
+    return (
+        np.array([-np.inf if value is None else value for value in low], np.float32),
+        np.array([np.inf if value is None else value for value in high], np.float32),
+    )
 
 
 def relative_gap(got: NDArray[np.floating], want: NDArray[np.floating], error: NDArray[np.floating]) -> NDArray[np.float64]:

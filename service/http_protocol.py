@@ -131,6 +131,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if (self._fed > MAX_HEAD_BYTES or self._behind) and self._head_bytes() > MAX_HEAD_BYTES:
             self._refuse_head()
         self._fed, self._behind = 0, False
+        if not self._refused and (wrong := _misframed(self.headers)):
+            self._refuse(Problem("invalid_http", wrong))
         if self._refused:
             return
         if self.parser.should_upgrade():
@@ -306,6 +308,16 @@ class LimitedProtocol(HttpToolsProtocol):
         began = perf_counter() - spent
         parts.count("other", "-", '"-"', problem.status, request_id, began, code=problem.code, client=self.client)
         return request_id
+
+
+def _misframed(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """What is wrong with a head that the parser lets pass, although a server in front may have read it in another way."""
+    if sum(name == b"host" for name, _ in headers) > 1:
+        return "A request has one Host."
+    codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    if codings and codings != [b"chunked"]:
+        return "Transfer-Encoding: only chunked is known."
+    return None
 
 
 class _Nowhere(list[tuple[bytes, bytes]]):

@@ -40,7 +40,7 @@ class RequestLog:
         self._requests: list[tuple[Any, ...]] = []  # the arguments of _line
         self._writer = ThreadPoolExecutor(1, "log")
         self._milli, self._begin = 0, ""  # the time of the last line, in ms, and how lines of then begin
-        self._writing = self._ending = False
+        self._writing = self._ending = self._given_up = False
         self._too_many = self._unread = 0  # lines: counted on the event loop, and by whoever writes
         self._events, self._lost_events, self._lock = 0, 0, threading.Lock()  # that wait; that were too many
 
@@ -139,6 +139,8 @@ class RequestLog:
         text, at = "".join(lines).encode(), 0
         room = select.poll()
         try:
+            if self._given_up:
+                raise TimeoutError
             room.register(self._descriptor, select.POLLOUT)
             while at < len(text):
                 end = text.rfind(b"\n", at, at + PIPE_BYTES) + 1 or at + PIPE_BYTES  # of a longer one, a part
@@ -152,6 +154,7 @@ class RequestLog:
         """Until there is room again. Raises TimeoutError where there is none and the service ends."""
         while not room.poll(WAIT_MS):
             if self._ending:
+                self._given_up = True  # no line after this one waits again
                 raise TimeoutError
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from service import log, signature
-from service.bundle import check_name, current_version, list_models, list_versions, read_file
+from service.bundle import check_name, closed_folders, current_version, list_models, list_versions, read_file
 from service.errors import Problem, not_ready
 from service.live import Live, load
 from service.manifest import CURRENT, NAME, REPORT, BundleError, ProviderError
@@ -235,6 +235,8 @@ class Registry:
         except Problem as problem:
             if problem.code == "not_ready":
                 reason = self._blind or problem.detail
+        if reason is not None and (closed := closed_folders(self._folder)):
+            reason += f" This user may not look into: {', '.join(closed)}."
         if reason is not None and reason != self._unready:
             told = {"model": self._settings.model or "any", "published": ", ".join(self.names()) or "none", "reason": reason}
             log.event(logging.WARNING, "nothing to score with", folder=str(self._folder.absolute()), **told)

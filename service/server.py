@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
-from logging import WARNING
+from logging import ERROR, WARNING
 from typing import Any, cast
 
 import uvicorn
@@ -21,14 +21,15 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
 from service import log
-from service.app import Service
+from service.app import Service, check_start
 from service.http_protocol import LINGER_SECONDS, LINGER_TURNS, LimitedProtocol
-from service.settings import PREFIX, Settings, service_links
+from service.settings import PREFIX, Settings, SettingsError, service_links
 from service.workers import is_left_alone, shared_folder
 
 CANNOT_START = 2
 START_SECONDS = 60.0  # that a worker may take to start, on a machine that does other things
 HANGS_SECONDS, TURN_SECONDS = 3.0, 0.1
+AGAIN_SECONDS = 5.0  # between the starts of a worker that ends before it has answered: the reason may be there to stay
 ACCEPTED_A_TURN = 128  # connections, at some 0.1 ms each
 PACE, PAUSE = 4e-4, 1e-3  # seconds a connection of those that several workers share, and that the others have to wake up
 
@@ -154,11 +155,14 @@ class Worker(multiprocess.Process):
         super().__init__(config, sockets)
         self._began: float | None = None  # when it was first asked; None again when it has answered
         self._asked = False
+        self._started = time.monotonic()
 
     def is_alive(self, timeout: float = 5) -> bool:
         """Whether it runs, and answers."""
         if self._asked and self._began is None:
             return super().is_alive(timeout)
+        if not self.process.is_alive() and self.exitcode != STARTUP_FAILURE:
+            return time.monotonic() - self._started < AGAIN_SECONDS  # is not replaced before that
         if not self._asked:
             self._asked, self._began = True, time.monotonic()
             self.parent_conn.send(b"ping")
@@ -167,6 +171,14 @@ class Worker(multiprocess.Process):
             self._began = None
         late = self._began is not None and time.monotonic() - self._began > START_SECONDS
         return self.process.is_alive() and not late
+
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        """What the process does. A setting that cannot be used any more, as a file of keys that is gone, is told in one line."""
+        try:
+            super().target(sockets)
+        except SettingsError as error:
+            log.event(ERROR, str(error))
+            raise SystemExit(1) from None
 
     def pong(self) -> None:
         """Answers a ping, in a thread of the worker; but not for an event loop that hangs, which this thread would outlive."""
@@ -194,6 +206,12 @@ class Supervisor(multiprocess.Multiprocess):
         """Until a signal."""
         multiprocess.Process = Worker  # type: ignore[misc] # uvicorn has no other way to tell which
         super().run()
+
+    def terminate_all(self) -> None:
+        """Lets go of the port, too: else the system would go on connecting clients, whom no worker accepts any more."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
     def handle_hup(self) -> None:
         """Has each worker look for new versions; uvicorn's would replace them, and wait for each. One that starts ignores it."""
@@ -224,6 +242,7 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
     """Serves until a signal, and returns the exit code; `overrides`: settings by name, for this and the worker processes."""
     for name, value in overrides.items():
         os.environ[PREFIX + name.upper()] = value
+    _open_standard_streams()
     log.configure(settings.log_format)
     links = service_links(os.environ)
     if links:
@@ -253,12 +272,27 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
         if settings.workers == 1:
             Server(config).run()
             return 0
-        with shared_folder():
-            workers = Supervisor(config, sockets=[config.bind_socket()])
-            workers.run()
+        check_start(settings)  # of which each worker would else fail by itself
+        requests = log.RequestLog(settings.log_format)
+        log.configure(settings.log_format, requests)
+        try:
+            with shared_folder():
+                workers = Supervisor(config, sockets=[config.bind_socket()])
+                workers.run()
+        finally:
+            requests.close()
     except SystemExit:  # uvicorn's way to say that it could not start; the log says why
         return CANNOT_START
     return CANNOT_START if any(process.exitcode == STARTUP_FAILURE for process in workers.processes) else 0
+
+
+def _open_standard_streams() -> None:
+    """Where the caller has closed them, whatever is opened next would have their numbers, and get the lines of the log."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the least number that is free
 
 
 def _allow_connections() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MAX_KEY_BYTES = 16 << 10
+PEM = re.compile(rb"-----BEGIN [^-]*-----.*?-----END [^-]*-----", re.DOTALL)
 
 
 def signer(path: Path) -> Callable[[bytes], bytes]:
@@ -36,20 +38,22 @@ def signer(path: Path) -> Callable[[bytes], bytes]:
 
 
 def read_keys(paths: Sequence[Path]) -> dict[str, Ed25519PublicKey]:
-    """The public keys of these PEM files, by id. Raises BundleError."""
+    """The public keys of these PEM files, one or more in each, by id. Raises BundleError."""
     _needs_cryptography("ANOMALY_TRUSTED_KEYS")
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - an extra
     from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
 
     keys = {}
     for path in paths:
-        try:
-            key = load_pem_public_key(_read(path))
-        except ValueError as error:
-            raise BundleError(f"ANOMALY_TRUSTED_KEYS: {path} is not the public key of a PEM file") from error
-        if not isinstance(key, Ed25519PublicKey):
-            raise BundleError(f"ANOMALY_TRUSTED_KEYS: {path} is not an Ed25519 key")
-        keys[key_id(key)] = key
+        content = _read(path)
+        for block in PEM.findall(content) or [content]:
+            try:
+                key = load_pem_public_key(block)
+            except ValueError as error:
+                raise BundleError(f"ANOMALY_TRUSTED_KEYS: {path} is not a PEM file of public keys") from error
+            if not isinstance(key, Ed25519PublicKey):
+                raise BundleError(f"ANOMALY_TRUSTED_KEYS: {path} has a key that is not an Ed25519 key")
+            keys[key_id(key)] = key
     return keys
 
 

@@ -110,7 +110,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     fit.set_defaults(run=_fit)
 
     evaluate = commands.add_parser("evaluate", help="how well a model tells labelled records apart, with 95 %% intervals")
-    evaluate.add_argument("data", metavar="DATA", help="a table as for fit, with a label column")
+    evaluate.add_argument("data", metavar="DATA", help="a table as for fit, that did not train")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     evaluate.set_defaults(run=_evaluate)
 
@@ -123,8 +123,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for command in (evaluate, sample):
         command.add_argument("--model", required=True, metavar="NAME", help="the model's name: a folder of models-dir")
         command.add_argument("--models-dir", type=Path, metavar="DIR", help=MODELS_DIR)
-    evaluate.add_argument("--label", metavar="COLUMN", required=True, help="the column that says what a record is")
-    evaluate.add_argument("--normal", metavar="VALUE", required=True, help="its value for normal records")
+    evaluate.add_argument("--label", metavar="COLUMN", help="the column that says what a record is; without one all are normal")
+    evaluate.add_argument("--normal", metavar="VALUE", help="its value for normal records")
     return parser.parse_args(arguments)
 
 
@@ -190,6 +190,8 @@ def _served(options: Options) -> Detector | None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    if (args.label is None) != (args.normal is None):
+        raise OptionError("--label and --normal go together: give both or neither")
     from training.evaluate import evaluate  # noqa: PLC0415
 
     settings = Settings.read()

@@ -65,13 +65,14 @@ def evaluate(
     models_dir: Path,
     name: str,
     data: str,
-    label: str,
-    normal: str,
+    label: str | None = None,
+    normal: str | None = None,
     version: str | None = None,
     provider: Provider = "auto",
     trusted: Sequence[Path] = (),
 ) -> Evaluation:
-    """Scores the records of `data`, those whose `label` is `normal` being normal and all others anomalies, at the bundle's alpha.
+    """Scores the records of `data`, those whose `label` is `normal` being normal and all others anomalies, at the bundle's alpha;
+    without a label all are normal.
 
     version: default, the one that is served. Raises BundleError, and what read_for_evaluation raises where the data are unusable.
     """

@@ -174,7 +174,8 @@ class Column:
         if self.mode == "numbers" and self.low == self.high:
             return [f"column {self.name}: one value, or none; what is learned of it is whether it is missing, hardly which value"]
         step = float(np.spacing(np.float32(max(abs(self.low), abs(self.high))))) if self.mode == "numbers" else 0.0
-        if step and self.high - self.low < STEPS_LEAST * step:
+        exact = self.integer and step <= 1  # whole numbers up to 2^24 lose nothing
+        if step and self.high - self.low < STEPS_LEAST * step and not exact:
             read = f"models compute in float32, which knows numbers of this size in steps of {step:.2g} only"
             return [f"column {self.name}: {read}; subtract a number close to its values"]
         fit = self.fitting.total() == self.present.total() - self.lacking.total()

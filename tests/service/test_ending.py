@@ -119,6 +119,25 @@ def stopped(process: int) -> list[int]:
     return every
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_comes_after_the_signal_is_refused_and_does_not_wait(bundle_dir: Path, workers: str) -> None:
+    with (
+        serving(bundle_dir, "--workers", workers, shutdown_seconds="60") as server,
+        closing(open_when_ready(server.port)) as busy,
+    ):
+        busy.sendall(POST + b"Content-Length: 100\r\n\r\n{")  # keeps a worker from ending
+        server.process.send_signal(signal.SIGTERM)
+
+        def is_refused() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE).close()
+            except ConnectionRefusedError:
+                return server.process.poll() is None
+            return False
+
+        wait_for(is_refused)
+
+
 def test_a_worker_that_loads_its_models_or_ends_does_not_hang(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its supervisor would kill it: the first before it has begun, the second before what it has accepted is answered."""
     monkeypatch.setattr("service.server.HANGS_SECONDS", 0.3)

@@ -67,6 +67,22 @@ def test_a_fitted_model_says_so_to_the_bit(bundle: Bundle) -> None:
         np.testing.assert_array_equal(told.expected[:, own], alone.expected[:, own])
 
 
+def test_what_is_expected_of_a_number_lies_within_what_training_saw(bundle: Bundle) -> None:
+    """What the nets make of a record follows an odd value, far beyond where any is."""
+    detector, features = Detector(bundle, "cpu"), bundle.manifest.features
+    starts = np.cumsum([0, *(feature.width for feature in features[:-1])])
+    x = np.array([bundle.manifest.golden[0].x] * 2, np.float32)
+    numbers = [(start, feature) for start, feature in zip(starts, features, strict=True) if feature.kind == "numeric"]
+    for start, feature in numbers:
+        x[:, start] = feature.high * 1e3, -feature.high * 1e3
+    told = detector.score(x, explain="all"), detector.score(x[:1]), detector.what_if(x)
+    for expected in (each.expected for each in told):
+        assert len(expected)
+        for start, feature in numbers:
+            assert (expected[:, start] >= np.float32(feature.low)).all()
+            assert (expected[:, start] <= np.float32(feature.high)).all()
+
+
 def test_all_else_is_what_score_says(service: Client) -> None:
     answer = service.score({"records": [GOOD, ODD], "alpha": 0.05, "fdr": 0.2}, "/explain")
     same = service.score({"records": [GOOD, ODD], "alpha": 0.05, "fdr": 0.2, "explain": "all"})

@@ -231,6 +231,9 @@ def test_100_continue_is_sent_only_for_bodies_that_are_wanted(server: Server) ->
         b"POST /score HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"POST /score HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
         b"POST /score HTTP/1.1\r\nX Y: z\r\n\r\n",
+        POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 2\r\n\r\n{}",
         b"\x16\x03\x01\x02\x00\x01\x00",
     ],
 )

@@ -87,6 +87,32 @@ def test_answers_are_typed(client: Client) -> None:
     assert {warning.code for warning in answer.results[1].warnings} == {"out_of_range", "unknown_category"}
 
 
+def test_an_explanation_tells_what_would_be_without_each_value(address: str, client: Client) -> None:
+    answer = client.explain([GOOD, ODD], alpha=0.05)
+    first = answer.results[1].contributions[0]
+    assert (answer.alpha, first.feature) == (0.05, "amount")
+    without = client.score([{**ODD, "amount": None}], explain="all").results[0]
+    assert (first.if_missing.score, first.if_missing.p_value) == (without.score, without.p_value)
+    assert all(one.if_missing is None for one in client.score([ODD]).results[0].contributions)
+
+    async def work() -> Answer:
+        async with AsyncClient(address, key="k1", model="tiny") as other:
+            return await other.explain([GOOD, ODD], alpha=0.05)
+
+    assert asyncio.run(work()) == answer
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "x/../tiny", "tiny?x=1", "tiny#", "a b", "../../score"])
+def test_what_is_no_name_of_a_model_asks_no_other(client: Client, name: str) -> None:
+    for make in (Client, AsyncClient):
+        with pytest.raises(ValueError, match="is no name of a model or version"):
+            make("http://localhost", model=name)
+        with pytest.raises(ValueError, match="is no name of a model or version"):
+            make("http://localhost", model="tiny", version=name)
+    with pytest.raises(ValueError, match="is no name of a model or version"):
+        client.model(name)
+
+
 def test_columns_model_and_health(client: Client) -> None:
     told = client.score_columns({"amount": [1.0, 1e5], "country": ["de", None]}, alpha=0.05)
     assert (told.alpha, told.results.is_anomaly) == (0.05, [False, True])

@@ -81,9 +81,21 @@ def test_what_is_not_is_refused(signed: Path, keys: tuple[Path, Path], tmp_path:
         read_bundle(signed, trusted=[keys[1]])
 
 
+def test_a_file_may_hold_several_keys(models_dir: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
+    """As it does while one takes the place of another."""
+    _, other = make_keys(tmp_path / "other")
+    for together in ((keys[1], other), (other, keys[1])):
+        both = tmp_path / "both.pem"
+        both.write_bytes(b"# in turn\n".join(path.read_bytes() for path in together))
+        assert signature.read_keys([both]).keys() == signature.read_keys(together).keys()
+        assert len(signature.read_keys([both])) == 2
+
+
 def test_keys_that_cannot_be_used(keys: tuple[Path, Path], tmp_path: Path) -> None:
     private, public = make_keys(tmp_path / "ec", ec.generate_private_key(ec.SECP256R1()))
     (tmp_path / "text").write_text("text")
+    cut = tmp_path / "cut"
+    cut.write_text(keys[1].read_text() + keys[1].read_text().replace("MCow", "MCo"))
     for path, words in (
         (tmp_path / "none", "cannot be read"),
         (tmp_path / "text", "not the"),
@@ -94,8 +106,9 @@ def test_keys_that_cannot_be_used(keys: tuple[Path, Path], tmp_path: Path) -> No
             signature.signer(path)
     for path, words in (
         (tmp_path / "none", "cannot be read"),
-        (tmp_path / "text", "is not the public"),
+        (tmp_path / "text", "is not a PEM file of public"),
         (public, "not an Ed25519"),
+        (cut, "is not a PEM file of public"),
     ):
         with pytest.raises(BundleError, match=words):
             signature.read_keys([path])

@@ -3,12 +3,17 @@
 import asyncio
 import json
 import os
+import select
+import shlex
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from datetime import datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service import workers
 from service.metrics import Metrics
+from service.server import AGAIN_SECONDS
 from service.settings import SettingsError
 from service.workers import FOLDER, Workers, shared_folder
 from tests.service.conftest import Serve
@@ -359,3 +365,68 @@ def test_the_connections_of_one_client_are_shared_out(bundle_dir: Path) -> None:
             return len(answered) == 2 and min(answered.values()) >= 4
 
         assert sum(are_shared() for _ in range(12)) >= 5  # a worker may have to wait for a processor
+
+
+def test_what_no_worker_could_start_with_ends_the_start(bundle_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service", "serve", "--workers", "2", "--port", "0", "--models-dir", str(bundle_dir)]
+    environment = {**os.environ, "ANOMALY_API_KEYS_FILE": str(tmp_path / "none")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr == f"python -m service serve: {tmp_path / 'none'}: the file of keys cannot be read\n"
+
+
+def test_a_worker_that_cannot_start_is_tried_again_now_and_then(bundle_dir: Path, tmp_path: Path) -> None:
+    """Its reason is told in a line each time, and the others go on meanwhile."""
+    keys = tmp_path / "keys"
+    keys.write_text("secret")
+    with serving(bundle_dir, "--workers", "2", api_keys_file=str(keys), reload_seconds="60") as server:
+        wait_for(lambda: len(workers_of(server.process.pid)) == 2 and Asked(server.port).ask("GET", "/health/ready")[1] != "")
+        keys.unlink()
+        first, victim = workers_of(server.process.pid)
+        os.kill(victim, signal.SIGKILL)
+        assert server.process.stderr is not None
+        lines, unread = map(json.loads, server.process.stderr), f"{keys}: the file of keys cannot be read"
+        refused = [next(line for line in lines if line["event"] == unread) for _ in range(2)]
+        assert [line["level"] for line in refused] == ["error", "error"]
+        apart = [datetime.fromisoformat(line["time"]) for line in refused]
+        assert (apart[1] - apart[0]).total_seconds() > AGAIN_SECONDS - 1
+        keys.write_text("secret")
+        wait_for(lambda: any(worker not in (first, victim) for worker in workers_of(server.process.pid)))
+        assert first in workers_of(server.process.pid)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(DEADLINE) == 0
+
+
+def test_a_supervisor_waits_for_no_reader_of_the_log(bundle_dir: Path) -> None:
+    ours, theirs = os.pipe()
+    command = [sys.executable, "-m", "service", "serve", "--workers", "2", "--port", "0", "--models-dir", str(bundle_dir)]
+    with subprocess.Popen(command, stderr=theirs) as process:
+        try:
+            wait_for(lambda: len(workers_of(process.pid)) == 2)
+            while select.select([], [theirs], [], 0)[1]:  # the pipe is full, and makes its writers wait
+                os.write(theirs, b"-" * select.PIPE_BUF)
+            victim = workers_of(process.pid)[0]
+            os.kill(victim, signal.SIGKILL)  # its end is told
+            wait_for(lambda: len(workers_of(process.pid)) == 2 and victim not in workers_of(process.pid))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE) == 0
+        finally:
+            process.kill()
+            os.close(ours)
+            os.close(theirs)
+
+
+def test_streams_that_the_caller_closed_are_nobody_else_s(bundle_dir: Path) -> None:
+    """What is opened next would have their numbers: the lines of the log went into the pipe of a worker and its supervisor."""
+    words = f"-m service serve --workers 2 --port 0 --models-dir {shlex.quote(str(bundle_dir))}"
+    command = f"exec 0<&- 1>&- 2>&-; exec {shlex.quote(sys.executable)} {words}"
+    with subprocess.Popen(["/bin/sh", "-c", command]) as process:
+        try:
+            wait_for(lambda: len(workers_of(process.pid)) == 2)
+            every = [process.pid, *workers_of(process.pid)]
+            for each in every:
+                assert [Path(f"/proc/{each}/fd/{number}").readlink() for number in (0, 1, 2)] == [Path("/dev/null")] * 3
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE) == 0
+        finally:
+            process.kill()

@@ -11,6 +11,7 @@ from service.bundle import current_version, read_bundle
 from service.detector import Detector
 from service.manifest import BundleError
 from service.sources import TableError
+from training.__main__ import main
 from training.data import read_for_evaluation
 from training.evaluate import evaluate
 from training.metrics import false_alarm_band
@@ -85,6 +86,19 @@ def test_records_of_one_kind_give_the_figures_that_they_can(models, table):
     assert normal.as_table().count("no records for it") == 3
     with pytest.raises(TableError, match=r"no row whose label is ok \(--normal\); there are 'fraud', 'error'; false alarms"):
         evaluate(models, "shop", str(table / "odd.csv"), "label", "ok")
+
+
+def test_without_a_label_all_records_are_normal(models, table, capsys):
+    """As a later table is, of which nobody has said what is what: the rate of false alarms is all that is asked for."""
+    command = ["evaluate", str(table / "data.csv"), "--model", "shop", "--models-dir", str(models), "--json"]
+    assert main(command) == 0
+    told = json.loads(capsys.readouterr().out)
+    labelled = evaluate(models, "shop", str(table / "data.csv"), "label", "ok")
+    assert (told["normal"], told["anomalies"], told["auroc"]) == (labelled.normal + labelled.anomalies, 0, None)
+    flagged = labelled.false_alarm_rate.value * labelled.normal + labelled.true_alarm_rate.value * labelled.anomalies
+    assert told["false_alarm_rate"]["value"] == pytest.approx(flagged / told["normal"])
+    assert main([*command, "--label", "label"]) == 2
+    assert "--label and --normal go together" in capsys.readouterr().err
 
 
 def test_all_batches_count(models, table, monkeypatch):
