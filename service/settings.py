@@ -126,7 +126,8 @@ class Settings:
     api_keys_file: Path | None = _setting(
         None,
         Path,
-        "a file of such keys, one a line or comma-separated, a line that begins with # is a comment; looked at again as often as CURRENT is",
+        "a file of such keys, one a line or comma-separated, a line that begins with # is a comment; looked at again as often as "
+        "CURRENT is",
     )
     admin_keys: tuple[str, ...] = _setting((), _keys, "keys that may also reload, comma-separated; none: admin endpoints are off")
     admin_keys_file: Path | None = _setting(None, Path, "a file of such keys, looked at again likewise")
