@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -23,8 +24,11 @@ class Client:
         self.run(self._lifespan.__aenter__())
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """The result of work on the application's loop."""
-        return self._runner.run(work)
+        """The result of work on the application's loop, when what it has logged is written, too."""
+        result = self._runner.run(work)
+        with contextlib.suppress(RuntimeError):  # the application has ended
+            self.app.requests._writer.submit(int).result()
+        return result
 
     def request(self, method: str, path: str, **more: Any) -> httpx.Response:
         """One request, one answer."""

@@ -17,7 +17,7 @@ import pytest
 
 from service import log
 from service.log import MAX_EVENTS, RequestLog
-from tests.service.client import Client, until
+from tests.service.client import until
 from tests.service.conftest import Serve
 from tests.service.test_direct import metrics, request
 from tests.service.test_http_protocol import POST, serving
@@ -27,11 +27,6 @@ from tests.service.tiny_bundle import GOOD, ODD, publish
 CapFd = pytest.CaptureFixture[str]
 EVIL = '/x%0A{"event":"forged"}%1b[31m%22'
 EVIL_HOST = 'x","status":200,"x":"\n'  # as a server in front that believes X-Forwarded-For may give it
-
-
-def wait_for_events(client: Client) -> None:
-    """Until those that were logged by now are written, by a thread."""
-    client.app.requests._writer.submit(int).result()
 
 
 def lines(serve: Serve, capfd: CapFd, log_format: str) -> list[str]:
@@ -128,15 +123,13 @@ def test_lines_hold_no_values_and_no_control_characters(serve: Serve, capfd: Cap
 
 
 def test_events_are_lines_of_the_same_form(serve: Serve, capfd: CapFd, tmp_path: Path) -> None:
-    wait_for_events(serve(models_dir=tmp_path))
+    serve(models_dir=tmp_path)
     event = json.loads(capfd.readouterr().err.splitlines()[0])
     assert (event["level"], event["event"][:10]) == ("warning", "no API key")
 
 
 def test_a_service_without_a_model_says_so_once_for_each_reason(serve: Serve, capfd: CapFd, tmp_path: Path) -> None:
     def told() -> list[tuple[str, str, str]]:
-        for client in clients:
-            wait_for_events(client)
         events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
         warned = [event for event in events if event["event"] == "nothing to score with"]
         assert all((event["level"], event["folder"]) == ("warning", str(tmp_path / "models")) for event in warned)
@@ -162,7 +155,6 @@ def test_a_reader_of_the_log_that_is_gone_stops_nothing(serve: Serve, monkeypatc
     def gone(*_: object) -> int:
         raise BrokenPipeError
 
-    wait_for_events(client)
     monkeypatch.setattr("service.log.os.write", gone)
     for _ in range(3):
         client.score({"records": [GOOD]})
@@ -234,7 +226,6 @@ def test_a_task_in_the_background_that_ends_is_told(serve: Serve, capfd: CapFd, 
     monkeypatch.setattr("service.activity.Activity.tick_for_ever", lambda _: fails())
     client = serve()
     client.run(asyncio.sleep(0.01))
-    wait_for_events(client)
     text = capfd.readouterr().err
     told = next(event for event in map(json.loads, text.splitlines()) if event["event"] == "a task in the background ended")
     assert (told["level"], told["error"]) == ("error", "ZeroDivisionError")

@@ -29,7 +29,9 @@ def error_table(count: int, seed: int, folder: Path) -> Outcome:
         async def all_at_once() -> None:
             cases = refusals.every()
             wrong = await asyncio.gather(*(attempt(served.port, case) for case in cases))
-            for case, fault in zip(cases, wrong, strict=True):
+            for case, first in zip(cases, wrong, strict=True):
+                # on a busy machine all at once may be too many: who is told so comes again
+                fault = await attempt(served.port, case) if first.startswith("429 ") else first
                 outcome.check(not fault, f"{case.name}: {fault}")
             again = await ask_alone(served.port, refusals.scored(refusals.BODY))
             outcome.check(again.status == 200, f"afterwards: {again}")
