@@ -4,18 +4,21 @@ what a client sent is written as a JSON string, in which a newline is two charac
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import select
+import stat
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from queue import SimpleQueue
 from typing import Any
 
 from service.settings import LogFormat
@@ -24,7 +27,7 @@ FLUSH_SECONDS = 0.05
 WAIT_MS = 500
 MAX_WAITING = 100_000  # lines; a reader of the log that has stopped must not stop the service, nor fill its memory
 MAX_EVENTS = 1_000
-PIPE_BYTES = select.PIPE_BUF  # a pipe with room takes so many without a wait, and without mixing them with another's
+END_SECONDS = 1.0  # for what is left to be written at the end of the process; a reader that has stopped gets no more
 logger = logging.getLogger("service")
 Scored = tuple[str, str, int, int]  # model, version, records, anomalies
 
@@ -38,16 +41,19 @@ class RequestLog:
     def __init__(self, log_format: LogFormat, descriptor: int = 2, on: bool = True) -> None:
         self._json, self._descriptor, self._on = log_format == "json", descriptor, on
         self._requests: list[tuple[Any, ...]] = []  # the arguments of _line
-        self._writer = ThreadPoolExecutor(1, "log")
+        self._queue: SimpleQueue[tuple[list[str], Callable[[], None]] | None] = SimpleQueue()
+        self._writer: threading.Thread | None = None
         self._milli, self._begin = 0, ""  # the time of the last line, in ms, and how lines of then begin
         self._writing = self._ending = self._given_up = False
         self._too_many = self._unread = 0  # lines: counted on the event loop, and by whoever writes
         self._events, self._lost_events, self._lock = 0, 0, threading.Lock()  # that wait; that were too many
+        # Several processes on one pipe: what is written at once is not mixed with another's up to so many bytes.
+        self._piece = select.PIPE_BUF if multiprocessing.parent_process() is not None and _is_pipe(descriptor) else 0
 
     @property
     def dropped(self) -> int:
         """Lines that are not in the log."""
-        return self._too_many + self._lost_events + self._unread
+        return self._too_many + self._lost_events + self._unread + (self._events if self._given_up else 0)
 
     def write(
         self,
@@ -75,21 +81,37 @@ class RequestLog:
             self._too_many += 1
 
     def event(self, line: str) -> None:
-        """Adds the line of an event. In any thread, which does not wait; at the end of the process for WAIT_MS at most."""
+        """Adds the line of an event. In any thread, which does not wait."""
         with self._lock:
             if self._events >= MAX_EVENTS:
                 self._lost_events += 1
                 return
             self._events += 1
-        try:
-            self._writer.submit(self._put_event, line)
-        except RuntimeError:  # it is closed
-            self._put_event(line)
+        if self._ending:
+            self._put([line])
+            self._event_is_done()
+        else:
+            self._submit([line], self._event_is_done)
 
-    def _put_event(self, line: str) -> None:
+    def _event_is_done(self) -> None:
         with self._lock:
             self._events -= 1
-        self._put([line])
+
+    def _submit(self, lines: list[str], done: Callable[[], None]) -> None:
+        """Has lines written by the thread, in their turn, which then calls `done`."""
+        with self._lock:
+            if self._writer is None:
+                # a daemon, which keeps no process from ending whose reader has stopped
+                self._writer = threading.Thread(target=self._work, name="log", daemon=True)
+                self._writer.start()
+                atexit.register(self.close)
+        self._queue.put((lines, done))
+
+    def _work(self) -> None:
+        while (given := self._queue.get()) is not None:
+            lines, done = given
+            self._put(lines)
+            done()
 
     def _line(
         self,
@@ -122,8 +144,8 @@ class RequestLog:
     def _flush(self) -> None:
         if self._requests and not self._writing:
             lines, self._writing = self._take(), True
-            done = asyncio.get_running_loop().run_in_executor(self._writer, self._put, lines)
-            done.add_done_callback(lambda _: self._written())
+            loop = asyncio.get_running_loop()
+            self._submit(lines, lambda: _call_on(loop, self._written))
 
     def _written(self) -> None:
         self._writing = False
@@ -135,33 +157,57 @@ class RequestLog:
         return [self._line(*request) for request in requests]
 
     def _put(self, lines: list[str]) -> None:
-        """Writes whole lines, as many at a time as a pipe takes in one piece: other processes may write to it, too."""
         text, at = "".join(lines).encode(), 0
-        room = select.poll()
+        whole = memoryview(text)
         try:
             if self._given_up:
                 raise TimeoutError
-            room.register(self._descriptor, select.POLLOUT)
             while at < len(text):
-                end = text.rfind(b"\n", at, at + PIPE_BYTES) + 1 or at + PIPE_BYTES  # of a longer one, a part
-                self._wait(room)
-                with contextlib.suppress(BlockingIOError):  # another process was quicker
-                    at += os.write(self._descriptor, text[at:end])
+                # as many whole lines as fit in a piece; of a longer one, a part
+                end = (text.rfind(b"\n", at, at + self._piece) + 1 or at + self._piece) if self._piece else len(text)
+                try:
+                    at += os.write(self._descriptor, whole[at:end])
+                except BlockingIOError:  # whoever made the pipe wants no writer to wait; this thread does nothing else
+                    self._wait()
         except OSError:  # nobody reads the log any more; the service goes on
             self._unread += text.count(b"\n", at)
 
-    def _wait(self, room: select.poll) -> None:
+    def _wait(self) -> None:
         """Until there is room again. Raises TimeoutError where there is none and the service ends."""
+        room = select.poll()
+        room.register(self._descriptor, select.POLLOUT)
         while not room.poll(WAIT_MS):
             if self._ending:
-                self._given_up = True  # no line after this one waits again
                 raise TimeoutError
 
     def close(self) -> None:
         """Writes what is left, as far as somebody reads it."""
+        if self._ending:
+            return
         self._ending = True
-        self._writer.shutdown(wait=True)
-        self._put(self._take())
+        rest = self._take()
+        if self._writer is None:
+            self._put(rest)
+            return
+        atexit.unregister(self.close)
+        self._submit(rest, lambda: None)
+        self._queue.put(None)
+        self._writer.join(END_SECONDS)
+        if self._writer.is_alive():  # in the middle of a line that nobody takes
+            self._given_up = True
+            self._unread += len(rest)
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(function)
+
+
+def _is_pipe(descriptor: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
 
 
 def quoted(text: str, longest: int = 200) -> str:

@@ -162,6 +162,9 @@ class Column:
         """What the user should know of the column, that became a feature or was dropped. No value of the table is in it."""
         if self.strays:
             return [self.strays.warning("left out" if dropped else "a category now")]
+        if self.mode == "texts" and not self.asked and (found := strays.unread(self.texts)):
+            became = "left out" if dropped else "a category now"
+            return [f"column {self.name} is {became}; {found}; or pass --categorical {self.name}"]
         if dropped:
             return []
         if self.mode == "numbers" and self.integer and self.low < self.high and is_epoch(self.low, self.high):

@@ -25,6 +25,14 @@ _AMOUNT = re.compile(
 )
 # 612 345 678 and 30.123.456 may be numbers of telephones and of people as well.
 _DIGITS = re.compile(r"[-+]?\d{1,3}(?:(?:[ \u00a0\u202f]\d{3})+|(?:\.\d{3}){2,})", re.ASCII)
+# Feb 04, 2017  04-Feb-2017  2017-02  13:28  13:28:05 tell times, though no reader of datetimes takes them.
+_TIME = re.compile(
+    r"""(?i: [a-z]{3,9} \.? [ ] \d{1,2} ,? [ ] \d{4} | \d{1,2} [- ] [a-z]{3,9} [-, ]+ \d{2,4} )
+    | \d{4} - \d{2} | \d{1,2} : \d{2} (?: : \d{2} )?""",
+    re.VERBOSE | re.ASCII,
+)
+_WITH_UNIT = re.compile(r"[-+]?\d+(?:[.,]\d+)?[ ]?(?P<unit>[^\W\d_]{1,4}|\N{DEGREE SIGN}[CF])")  # 362MB  8°C  4 pcs
+VALUES_LEAST = 3  # different ones, that tell how a column is written
 PLAIN = "write all as 1234.5: a decimal point, no separator of thousands, no % and no currency"
 NEARLY = 0.95  # of the values, from which a column is one of numbers, in whatever notation
 
@@ -92,3 +100,20 @@ def shown(texts: Mapping[str, int]) -> str:
 def quoted(text: str) -> str:
     """A value in quotes, cut where it is long."""
     return repr(text if len(text) <= WIDEST else text[:WIDEST] + "...")
+
+
+def unread(texts: Counter[str]) -> str | None:
+    """What the texts of a column look like, if nearly all are times, or numbers with the same unit, that are read as neither."""
+    least = NEARLY * texts.total()
+    if len(texts) < VALUES_LEAST:
+        return None
+    if sum(n for text, n in texts.items() if _TIME.fullmatch(text.strip())) >= least:
+        remedy = "write them as 2026-11-23T14:05:00, or as numbers, such as hours"
+        return f"its values look like times in a form that is not read: {remedy}"
+    units = Counter[str]()
+    for text, n in texts.items():
+        if found := _WITH_UNIT.fullmatch(text.strip()):
+            units[found["unit"]] += n
+    if units and max(units.values()) >= least:
+        return "its values look like numbers with their unit: write the numbers alone, and the unit in the name of the column"
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -26,8 +26,10 @@ class Client:
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The result of work on the application's loop, when what it has logged is written, too."""
         result = self._runner.run(work)
-        with contextlib.suppress(RuntimeError):  # the application has ended
-            self.app.requests._writer.submit(int).result()
+        written = threading.Event()
+        if not self.app.requests._ending:
+            self.app.requests._submit([], written.set)
+            assert written.wait(20)
         return result
 
     def request(self, method: str, path: str, **more: Any) -> httpx.Response:

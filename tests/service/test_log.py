@@ -233,11 +233,12 @@ def test_a_task_in_the_background_that_ends_is_told(serve: Serve, capfd: CapFd, 
     assert "s3cr3t" not in text
 
 
-def test_lines_are_written_whole_as_many_as_a_pipe_takes_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_write_lines_whole_as_many_as_a_pipe_takes_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other processes write to the same one: theirs must not come in between."""
     ours, theirs = os.pipe()
     pieces, write = list[bytes](), os.write
-    monkeypatch.setattr("service.log.os.write", lambda descriptor, piece: pieces.append(piece) or write(descriptor, piece))
+    monkeypatch.setattr("service.log.multiprocessing.parent_process", os.getppid)  # this is a worker
+    monkeypatch.setattr("service.log.os.write", lambda descriptor, piece: pieces.append(bytes(piece)) or write(descriptor, piece))
     lines = RequestLog("json", theirs)
     told = ["x" * size + "\n" for size in (10, 5000, *[300] * 40)]
     lines._put(told)

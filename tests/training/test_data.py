@@ -720,3 +720,47 @@ def test_whatever_is_understood_is_encoded_without_an_error(tmp_path_factory, ce
     assert dataset.x.shape[0] == len(cells)
     for feature in dataset.features[1:]:
         assert encode_text(feature, Array(cells, DataType.string()))[1] == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["Feb 04, 2017", "May 4, 2018", "Jun 14, 2019", "Dec 31, 2020"],
+        ["04-Feb-2017", "05-Mar-2017", "06-Apr-18", "7 May 2019"],
+        ["2017-02", "2017-03", "2018-11"],
+        ["13:28", "00:05", "7:45"],
+        ["13:28:01", "00:05:59", "07:45:00"],
+    ],
+    ids=" ".join,
+)
+def test_times_in_a_form_that_is_not_read_are_told(tmp_path, values):
+    rows = "".join(f"{values[i % len(values)]!r},{i % 7}\n" for i in range(300)).replace("'", '"')
+    (tmp_path / "t.csv").write_text(f"at,n\n{rows}")
+    (told,) = read_dataset(tmp_path / "t.csv").warnings
+    assert told.startswith("column at is a category now; its values look like times in a form that is not read")
+    assert not read_dataset(tmp_path / "t.csv", kinds={"at": "categorical"}).warnings
+
+
+def test_numbers_with_their_unit_are_told_also_where_the_column_is_left_out(tmp_path):
+    columns = {
+        "size": lambda i: f"{i % 40}MB",
+        "heat": lambda i: f"{i % 9 - 4} \N{DEGREE SIGN}C",
+        "price": lambda i: f"{i}.5 pcs",
+    }
+    rows = "".join(",".join(make(i) for make in columns.values()) + f",{i % 7}\n" for i in range(300))
+    (tmp_path / "t.csv").write_text(f"{','.join(columns)},n\n{rows}")
+    told = read_dataset(tmp_path / "t.csv").warnings
+    assert [one.split(";")[0] for one in told] == [
+        "column size is a category now",
+        "column heat is a category now",
+        "column price is left out",
+    ]
+    assert all("numbers with their unit" in one for one in told)
+
+
+@pytest.mark.parametrize(
+    "values", [["12A", "12B", "7C"], ["2WD", "4WD", "AWD"], ["A1", "B2", "C3"], ["Mon 1", "x", "y"], ["1:1", "2:1"]]
+)
+def test_codes_are_no_times_and_no_numbers(tmp_path, values):
+    (tmp_path / "t.csv").write_text("code,n\n" + "".join(f"{values[i % len(values)]},{i % 7}\n" for i in range(300)))
+    assert not read_dataset(tmp_path / "t.csv").warnings
