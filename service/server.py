@@ -153,7 +153,7 @@ class Worker(multiprocess.Process):
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
-        self._began: float | None = None  # when it was first asked; None again when it has answered
+        self._began: float | None = None  # when it was first asked; None again when it has answered that it has started
         self._asked = False
         self._started = time.monotonic()
 
@@ -164,11 +164,13 @@ class Worker(multiprocess.Process):
         if not self.process.is_alive() and self.exitcode != STARTUP_FAILURE:
             return time.monotonic() - self._started < AGAIN_SECONDS  # is not replaced before that
         if not self._asked:
-            self._asked, self._began = True, time.monotonic()
+            self._asked, self._began = True, self._began or time.monotonic()
             self.parent_conn.send(b"ping")
         if self.parent_conn.poll():
-            self.parent_conn.recv()
-            self._began = None
+            if self.parent_conn.recv():  # it has started
+                self._began = None
+            else:
+                self._asked = False  # once more at the next look
         late = self._began is not None and time.monotonic() - self._began > START_SECONDS
         return self.process.is_alive() and not late
 

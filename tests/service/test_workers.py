@@ -387,10 +387,12 @@ def test_a_worker_that_cannot_start_is_tried_again_now_and_then(bundle_dir: Path
         os.kill(victim, signal.SIGKILL)
         assert server.process.stderr is not None
         lines, unread = map(json.loads, server.process.stderr), f"{keys}: the file of keys cannot be read"
-        refused = [next(line for line in lines if line["event"] == unread) for _ in range(2)]
-        assert [line["level"] for line in refused] == ["error", "error"]
-        apart = [datetime.fromisoformat(line["time"]) for line in refused]
-        assert (apart[1] - apart[0]).total_seconds() > AGAIN_SECONDS - 1
+        told = list[dict[str, str]]()
+        while sum(line["event"] == "worker replaced" for line in told) < 2:
+            told.append(next(lines))
+        assert [line["level"] for line in told if line["event"] == unread] == ["error"]
+        first_try, second_try = (datetime.fromisoformat(line["time"]) for line in told if line["event"] == "worker replaced")
+        assert (second_try - first_try).total_seconds() > AGAIN_SECONDS - 1
         keys.write_text("secret")
         wait_for(lambda: any(worker not in (first, victim) for worker in workers_of(server.process.pid)))
         assert first in workers_of(server.process.pid)
