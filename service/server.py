@@ -153,26 +153,25 @@ class Worker(multiprocess.Process):
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
-        self._began: float | None = None  # when it was first asked; None again when it has answered that it has started
-        self._asked = False
+        self._began: float | None = None  # when it was first asked; None again when it has answered
+        self._asked = self._has_started = False
         self._started = time.monotonic()
 
     def is_alive(self, timeout: float = 5) -> bool:
         """Whether it runs, and answers."""
+        if not self.process.is_alive():  # one that never started is not replaced at once
+            soon = time.monotonic() - self._started < AGAIN_SECONDS
+            return soon and not self._has_started and self.exitcode != STARTUP_FAILURE
         if self._asked and self._began is None:
-            return super().is_alive(timeout)
-        if not self.process.is_alive() and self.exitcode != STARTUP_FAILURE:
-            return time.monotonic() - self._started < AGAIN_SECONDS  # is not replaced before that
+            answer = self._healthcheck(timeout)
+            self._has_started = self._has_started or answer is True
+            return answer is not None
         if not self._asked:
-            self._asked, self._began = True, self._began or time.monotonic()
+            self._asked, self._began = True, time.monotonic()
             self.parent_conn.send(b"ping")
         if self.parent_conn.poll():
-            if self.parent_conn.recv():  # it has started
-                self._began = None
-            else:
-                self._asked = False  # once more at the next look
-        late = self._began is not None and time.monotonic() - self._began > START_SECONDS
-        return self.process.is_alive() and not late
+            self._has_started, self._began = self.parent_conn.recv(), None
+        return self._began is None or time.monotonic() - self._began <= START_SECONDS
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """What the process does. A setting that cannot be used any more, as a file of keys that is gone, is told in one line."""
