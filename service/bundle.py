@@ -71,8 +71,17 @@ def closed_folders(models_dir: Path) -> list[str]:
     """The names that a model may have of folders that this user may not look into."""
     with contextlib.suppress(OSError), os.scandir(models_dir) as entries:
         named = [one for one in entries if NAME.fullmatch(one.name) and one.is_dir()]
-        return sorted(one.name for one in named if not os.access(one.path, os.X_OK))
+        return sorted(one.name for one in named if not _may_look_into(one.path))
     return []
+
+
+def _may_look_into(folder: str) -> bool:
+    """os.access would ask for the user who started the process, not for the one that it is now."""
+    try:
+        os.stat(f"{folder}/.")  # noqa: PTH116 - pathlib takes the dot away
+    except PermissionError:
+        return False
+    return True
 
 
 def read_bundle(folder: Path, only: Sequence[str] = FILES, trusted: Sequence[Path] = ()) -> Bundle:

@@ -99,11 +99,13 @@ def test_keys_may_come_from_files(tmp_path: Path) -> None:
             keys.check_api({b"x-api-key": key})
     (tmp_path / "blank").write_text("one two\n")
     (tmp_path / "empty").write_text("\n")
+    (tmp_path / "hash").write_text("one,#two\n")
     (tmp_path / "no text").write_bytes(b"\xff\xfe")
     for name, told in (
         ("empty", ""),
         ("missing", ""),
         ("blank", ": a key has a blank in it"),
+        ("hash", ": a key begins with '#'"),
         ("no text", ": the file of keys cannot be read"),
     ):
         with pytest.raises(SettingsError, match=f"{name}{told}"):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from service import promotion
 from service.__main__ import main
-from service.bundle import current_version
+from service.bundle import closed_folders, current_version
 from service.errors import Problem
 from service.manifest import CURRENT, BundleError
 from service.metrics import Metrics
@@ -261,6 +262,20 @@ def test_a_folder_that_cannot_be_read_at_the_start_is_the_reason_that_is_told(
     assert '"reason": "The folder of the models cannot be read: Permission denied."' in capfd.readouterr().err
     client.run(client.app.registry.refresh())
     assert client.score(BODY)["version"] == OLD
+
+
+def test_a_model_whose_folder_may_not_be_looked_into_is_named(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as place:  # pytest's own are of one user alone
+        models = Path(place)
+        models.chmod(0o755)
+        publish(models)
+        (models / "tiny").chmod(0 if os.geteuid() else 0o700)
+        with as_nobody():
+            assert closed_folders(models) == ["tiny"]
+            serve(models_dir=models)
+        (models / "tiny").chmod(0o700)
+        assert "This user may not look into: tiny." in capfd.readouterr().err
+        assert closed_folders(models) == []
 
 
 def test_a_served_model_whose_current_is_gone_is_told_once_and_served_on(
