@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from service.batch import Batch
+from service.batch import Batch, Change
 from service.calibration import SEVERITIES
 from service.detector import Scores
 from service.encoding import Limits
@@ -56,7 +58,7 @@ class Writer:
             return [_plain(batch, scores)], {}
         score, p_value = _finite(batch, scores), floats(scores.p_value)
         reasons = dict(zip(scores.explained.tolist(), self._explainer.write(batch, scores, what_if), strict=True))
-        warnings, counts = self._warnings(batch)
+        warnings, counts = ({}, {}) if batch.normal else write_warnings(self._limits, batch.x, batch.changed)
         return [
             RESULT
             % (
@@ -95,19 +97,18 @@ class Writer:
             contributions = b',"contributions":[%b]' % b",".join([reasons.get(row, NOTHING) for row in range(len(batch.x))])
         return b'{"score":%b,"p_value":%b,"is_anomaly":%b%b}}' % (score, p_value, is_anomaly, contributions)
 
-    def _warnings(self, batch: Batch) -> tuple[dict[int, bytes], dict[str, int]]:
-        """The JSON of the warnings by row, for the rows that have any; and their number by code."""
-        if batch.normal:
-            return {}, {}
-        told, counts, oddities = {}, dict[str, int](), self._limits.oddities(batch.x)
-        for row, column, code in batch.changed:
-            oddities[row].append((column, code))
-        for row, odd in enumerate(oddities):
-            if odd:
-                told[row] = orjson.dumps([{"feature": feature, "code": code} for feature, code in odd])
-                for _, code in odd:
-                    counts[code] = counts.get(code, 0) + 1
-        return told, counts
+
+def write_warnings(limits: Limits, x: NDArray[np.float32], changed: Iterable[Change]) -> tuple[dict[int, bytes], dict[str, int]]:
+    """The JSON of the warnings by row of x (N, C), for the rows that have any; and their number by code."""
+    told, counts, oddities = {}, dict[str, int](), limits.oddities(x)
+    for row, column, code in changed:
+        oddities[row].append((column, code))
+    for row, odd in enumerate(oddities):
+        if odd:
+            told[row] = orjson.dumps([{"feature": feature, "code": code} for feature, code in odd])
+            for _, code in odd:
+                counts[code] = counts.get(code, 0) + 1
+    return told, counts
 
 
 def _plain(batch: Batch, scores: Scores) -> bytes:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice, repeat
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.batch import Batch
 from service.detector import Scores
 from service.encoding import decode
 from service.errors import printable
@@ -25,6 +24,13 @@ EXPECTED, CONTRIBUTION, END = b',"expected":', b',"contribution":', b"}"
 IF_MISSING = b',"if_missing":{"score":%b,"p_value":%b,"expected":%b}}'
 
 
+class Records(Protocol):
+    """Records, wherever they came from."""
+
+    def columns(self, places: list[int]) -> list[list[Any]]:
+        """The raw values in these rows, a list for each feature; None or NaN for missing."""
+
+
 class Explainer:
     """Writes the contributions of one model's records as JSON."""
 
@@ -36,7 +42,7 @@ class Explainer:
         self._heads = [b'{"feature":%b,"value":' % orjson.dumps(term) for term in manifest.terms]
         self._categories = {f.name: [orjson.dumps(c) for c in f.categories] for f in manifest.features if f.kind == "categorical"}
 
-    def write(self, batch: Batch, scores: Scores, what_if: WhatIf | None = None) -> list[bytes]:
+    def write(self, records: Records, scores: Scores, what_if: WhatIf | None = None) -> list[bytes]:
         """For each of the M explained records, the JSON list of its contributions: a block of records at a time, which stays in
         the cache. what_if: of these records; then first what the record would be the most normal without."""
         told: list[bytes] = []
@@ -44,13 +50,12 @@ class Explainer:
             block = slice(start, start + BLOCK)
             without = None if what_if is None else what_if.of(block)
             reasons = scores.contributions[block], scores.expected[block], without
-            told += self._write(batch, scores.explained[block].tolist(), *reasons)
+            told += self._write(records.columns(scores.explained[block].tolist()), *reasons)
         return told
 
     def _write(
         self,
-        batch: Batch,
-        places: list[int],
+        columns: list[list[Any]],
         contributions: NDArray[np.float32],
         normal: NDArray[np.float32],
         without: WhatIf | None,
@@ -59,7 +64,7 @@ class Explainer:
         (m, terms), n = contributions.shape, contributions.size
         heads = chain.from_iterable(repeat(head, m) for head in self._heads)
         nothing = [NOTHING] * (m * (terms - len(self._places)))  # the latent term has no value
-        values, expected = chain(self._values(batch.columns(places)), nothing), chain(self._expected(normal), nothing)
+        values, expected = chain(self._values(columns), nothing), chain(self._expected(normal), nothing)
         told = floats(contributions.T.ravel())
         ends = repeat(END, n) if without is None else chain(self._without(without), repeat(END, len(nothing)))
         pieces = zip(heads, values, repeat(EXPECTED, n), expected, repeat(CONTRIBUTION, n), told, ends, strict=True)
