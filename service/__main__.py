@@ -15,6 +15,7 @@ from service.manifest import BundleError
 from service.settings import Settings, SettingsError, table
 
 USER_ERROR = 2
+NOTHING_SCORED = 3  # of `score`: there is an output, whose rows all have an error
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,12 +52,12 @@ def _serve(options: argparse.Namespace) -> int:
     return server.serve(*server.settings_for({name: getattr(options, name) for name in names}))
 
 
-def _score(options: argparse.Namespace) -> None:
+def _score(options: argparse.Namespace) -> int:
     from service.bulk import score_file  # noqa: PLC0415 - Arrow is loaded where files are scored
 
     settings, folder = Settings.read(), _models_dir(options)
     with interruptible(signal.SIGINT, signal.SIGTERM):
-        score_file(
+        rows = score_file(
             folder,
             options.model,
             options.data,
@@ -65,7 +66,10 @@ def _score(options: argparse.Namespace) -> None:
             settings.provider,
             trusted=settings.trusted_keys,
             alpha=options.alpha,
+            explain=options.explain,
+            bad_rows=options.bad_rows,
         )
+    return NOTHING_SCORED if rows.read and not rows.scored else 0
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -171,6 +175,18 @@ def _parser() -> Parser:
     )
     score.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns of DATA to carry along")
     score.add_argument("--alpha", type=_rate, help="false-alarm rate by which records are flagged (default: the bundle's)")
+    score.add_argument(
+        "--explain",
+        choices=("none", "flagged", "all"),
+        default="none",
+        help="rows whose severity, reasons and warnings are told, as POST /score tells them (default: none)",
+    )
+    score.add_argument(
+        "--bad-rows",
+        choices=("stop", "keep"),
+        default="stop",
+        help="whether a row with a value that cannot be read ends all, or is kept without a score but an error (default: stop)",
+    )
     score.set_defaults(run=_score)
     inspect = commands.add_parser("inspect", help="what a bundle holds, and whether it verifies")
     inspect.add_argument("name", metavar="NAME")

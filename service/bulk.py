@@ -8,28 +8,34 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import NamedTuple, TextIO, TypeVar
 
 import numpy as np
-from arro3.core import Array, DataType, Field, RecordBatch, Schema
+from arro3.core import RecordBatch, Schema
 from numpy.typing import NDArray
 
+from service.batch import Explain
 from service.bundle import check_name, current_version, read_bundle
 from service.detector import Detector
-from service.output import STANDARD, check_output, write_table
+from service.output import ROW_GROUP, STANDARD, check_output, write_table
+from service.results import Results, fields
 from service.session import Provider
-from service.tables import Batch, Table, TableError, open_table
+from service.sources import BATCH_CELLS
+from service.tables import BadRows, Table, TableError, open_table
 from service.tally import Tally
 
-FIELDS = (
-    Field("score", DataType.float32(), nullable=False),
-    Field("p_value", DataType.float64(), nullable=False),
-    Field("is_anomaly", DataType.bool(), nullable=False),
-)
-NAMES = tuple(field.name for field in FIELDS)
+# Values that have reasons, at most, each of some 90 bytes: of a batch, and of what the Parquet writer gathers.
+REASONS_READ, REASONS_WRITTEN = 1 << 17, 1 << 20
 ON_TERMINAL, IN_LOG = 0.2, 5.0  # seconds between two lines of progress
 
 T = TypeVar("T")
+
+
+class Rows(NamedTuple):
+    """How many rows a table has, and how many of them have a score."""
+
+    read: int
+    scored: int
 
 
 def score_file(
@@ -42,30 +48,39 @@ def score_file(
     progress: TextIO | None = None,
     trusted: Sequence[Path] = (),
     alpha: float | None = None,
-) -> int:
+    explain: Explain = "none",
+    bad_rows: BadRows = "stop",
+) -> Rows:
     """Scores DATA with the served version of a model into `output`, by its ending CSV or Parquet, '-' for CSV on standard output.
 
-    One row for each of DATA's, in order: the columns `keep`, score, p_value, is_anomaly, by this alpha or the bundle's. Tells the
-    columns that are not scored, its progress and what it found on `progress`, standard error by default. Returns the number of
-    rows. Raises TableError, BundleError, UnsupportedAlphaError, OSError; then no output is left behind.
+    One row for each of DATA's, in order: the columns `keep`, score, p_value, is_anomaly, by this alpha or the bundle's; severity,
+    reasons and warnings of the records that `explain` names; error, where rows with a cell that cannot be read are to be kept.
+    Tells the columns that are not scored, its progress and what it found on `progress`, standard error by default. Raises
+    TableError, BundleError, UnsupportedAlphaError, OSError; then no output is left behind.
     """
     check_output(output)
-    if taken := [column for column in keep if column in NAMES]:
+    added = fields(explain, bad_rows)
+    if taken := [column for column in keep if column in {field.name for field in added}]:
         raise TableError(f"--keep {taken[0]}: the output has a column of that name; rename it in the data")
     if len(set(keep)) < len(keep):
         raise TableError("--keep: a column is named twice; name it once")
     folder = models_dir / check_name(name) / current_version(models_dir, name)
     detector = Detector(read_bundle(folder, only=["scorer.onnx"], trusted=trusted), provider)
     detector.threshold(alpha)  # refuses one that is not supported before anything is read
-    table = open_table(data, detector.manifest.features, keep, detector.manifest.dropped)
+    features, explained = detector.manifest.features, explain != "none"
+    table = open_table(
+        data, features, keep, detector.manifest.dropped, bad_rows, cells=REASONS_READ if explained else BATCH_CELLS
+    )
     if output != STANDARD and any(Path(output).exists() and Path(output).samefile(source.path) for source in table.sources):
         raise TableError(f"{output}: this is the data itself; name another output")
     told, tally = _Progress(table, progress or sys.stderr), Tally(detector.manifest, alpha)
-    schema = Schema([*table.kept_fields, *FIELDS])
+    results, schema = Results(detector, alpha, explain, bad_rows, tally), Schema([*table.kept_fields, *added])
+    row_group = min(ROW_GROUP, max(1, REASONS_WRITTEN // len(features))) if explained else ROW_GROUP
     with closing(_ahead(table)) as batches:
-        write_table(told.count(_score(detector, batch, schema, alpha, tally) for batch in batches), schema, output)
+        made = (RecordBatch.from_arrays([*batch.kept, *results.of(batch)], schema=schema) for batch in batches)
+        write_table(told.count(made), schema, output, row_group)
     told.end(tally)
-    return told.rows
+    return Rows(told.rows, tally.scored)
 
 
 def score_batch(
@@ -74,13 +89,6 @@ def score_batch(
     """score (n,), p_value (n,) and is_anomaly (n,) of x (n, C) at this alpha or the bundle's. Raises UnsupportedAlphaError."""
     scores = detector.score(x, alpha, explain="none")
     return scores.score, scores.p_value, scores.is_anomaly
-
-
-def _score(detector: Detector, batch: Batch, schema: Schema, alpha: float | None, tally: Tally) -> RecordBatch:
-    score, p_value, is_anomaly = score_batch(detector, batch.x, alpha)
-    tally.count(batch, is_anomaly)
-    answers = (Array.from_numpy(np.ascontiguousarray(column)) for column in (score, p_value, is_anomaly))
-    return RecordBatch.from_arrays([*batch.kept, *answers], schema=schema)
 
 
 def _ahead(items: Iterable[T]) -> Generator[T]:
@@ -120,8 +128,8 @@ class _Progress:
         """The last lines: how fast it was, and what was found."""
         seconds = time.monotonic() - self._began
         clear = "\r\x1b[K" if self._terminal else ""
-        rate = self.rows / max(seconds, 1e-9)
-        speed = f"{clear}scored {self.rows:,} rows in {seconds:.1f} s ({rate:,.0f} rows/s)"
+        rate = tally.scored / max(seconds, 1e-9)
+        speed = f"{clear}scored {tally.scored:,} rows in {seconds:.1f} s ({rate:,.0f} rows/s)"
         print(speed, *tally.lines(), sep="\n", file=self._stream, flush=True)
 
     def _tell(self, seconds: float) -> None:

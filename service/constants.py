@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from arro3 import compute
 from arro3.core import Array, DataType
+from numpy.typing import NDArray
 
 from service import arrow
 from service.batch import Change
@@ -30,29 +31,30 @@ class Constant(NamedTuple):
     code: str  # of the warning that another value gets
     usual: tuple[Any, ...]  # what most records have: it needs no closer look
 
-    def count_changes(self, array: Array) -> int:
-        """How many of N CSV cells, an array of texts, or of N values of a typed column are another value."""
+    def changes(self, array: Array) -> NDArray[np.bool_]:
+        """(N,) which of N CSV cells, an array of texts, or of N values of a typed column are another value."""
         array = arrow.plain(array)
         kind = array.type
         if DataType.is_boolean(kind):
-            truths = arrow.floats(array)
-            return sum(int(np.count_nonzero(truths == truth)) for truth in (False, True) if differs(self.value, truth))
+            return np.asarray(np.isin(arrow.floats(array), [truth for truth in (False, True) if differs(self.value, truth)]))
         is_number = not isinstance(self.value, bool | str)
         if is_number and arrow.is_number(kind):
-            return self._count_others(arrow.floats(array))
+            return self._others(arrow.floats(array))
         if not (arrow.is_text(kind) or arrow.is_number(kind) or arrow.is_datetime(kind)):
-            return int(np.count_nonzero(arrow.present(array)))
+            return arrow.present(array)
         if not DataType.is_string(kind):
             array = compute.cast(array, DataType.string())
         if is_number:
             numbers, wrong = arrow.parse_numbers(array)
-            return self._count_others(numbers) + len(wrong)
-        return int(np.nansum(arrow.by_distinct(array, lambda cell: float(differs(self.value, cell)))[0]))
+            others = self._others(numbers)
+            others[wrong] = True
+            return others
+        return np.asarray(arrow.by_distinct(array, lambda cell: float(differs(self.value, cell)))[0] == 1)
 
-    def _count_others(self, numbers: arrow.Floats) -> int:
+    def _others(self, numbers: arrow.Floats) -> NDArray[np.bool_]:
         with np.errstate(over="ignore"):
             other = numbers.astype(np.float32) != np.float32(self.value)
-        return int(np.count_nonzero(other & ~np.isnan(numbers)))
+        return np.asarray(other & ~np.isnan(numbers))
 
 
 def constants(dropped: Iterable[Dropped], start: int = 0) -> tuple[Constant, ...]:

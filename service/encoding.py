@@ -95,20 +95,33 @@ def encode_arrow(feature: Feature, array: Array) -> Encoded:
     """
     array = arrow.plain(array)
     kind = array.type
-    whole = feature.kind == "categorical" and feature.integer
+    if not suits(feature, kind):
+        words = {"numeric": "numbers", "categorical": "whole numbers" if feature.integer else "texts"}
+        needed = words.get(feature.kind, f"{feature.kind}s")
+        return _missing(feature, len(array)), [(0, f"the column is of another type; {needed} are needed")]
     if DataType.is_null(kind):
         return _missing(feature, len(array)), []
-    if arrow.is_text(kind) and not whole and feature.kind != "numeric":
+    if arrow.is_text(kind):
         return encode_text(feature, array)
-    if arrow.is_number(kind) and (whole or feature.kind in ("numeric", "boolean")):
-        return encode_numbers(feature, arrow.floats(array))
-    if DataType.is_boolean(kind) and feature.kind == "boolean":
+    if DataType.is_boolean(kind):
         return _single(arrow.floats(array))
-    if arrow.is_datetime(kind) and feature.kind == "datetime":
+    if feature.kind == "datetime":
         wall = arrow.wall_times(array)
         return datetimes.columns(wall), [(row, OUTSIDE) for row in np.flatnonzero(np.isnat(wall) & arrow.present(array)).tolist()]
-    needed = "whole numbers" if whole else {"numeric": "numbers", "categorical": "texts"}.get(feature.kind, f"{feature.kind}s")
-    return _missing(feature, len(array)), [(0, f"the column is of another type; {needed} are needed")]
+    return encode_numbers(feature, arrow.floats(array))
+
+
+def suits(feature: Feature, kind: DataType) -> bool:
+    """Whether a typed column of this Arrow type, plain or in a dictionary, may hold the feature's values."""
+    if DataType.is_dictionary(kind):
+        kind = kind.value_type
+    if arrow.is_text(kind):
+        return feature.kind != "numeric" and not _has_codes(feature)
+    if arrow.is_number(kind):
+        return feature.kind in ("numeric", "boolean") or _has_codes(feature)
+    if DataType.is_boolean(kind):
+        return feature.kind == "boolean"
+    return DataType.is_null(kind) or (arrow.is_datetime(kind) and feature.kind == "datetime")
 
 
 def encode_numbers(feature: Feature, numbers: Floats) -> Encoded:
@@ -168,6 +181,11 @@ class Limits:
 
     def _code(self, column: int) -> str:
         return "unknown_category" if self._kinds[column] == "categorical" else "out_of_range"
+
+
+def _has_codes(feature: Feature) -> bool:
+    """Whether its categories are whole numbers."""
+    return feature.kind == "categorical" and feature.integer
 
 
 def _highest(feature: Feature) -> float | None:

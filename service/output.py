@@ -28,25 +28,26 @@ def check_output(output: str) -> None:
         raise TableError(f"{output}: {what}; name a file in a folder that exists")
 
 
-def write_table(batches: Iterable[RecordBatch], schema: Schema, output: str) -> None:
+def write_table(batches: Iterable[RecordBatch], schema: Schema, output: str, row_group: int = ROW_GROUP) -> None:
     """Writes the batches, of that schema, as they come. Raises what they raise, OSError, and TableError as check_output.
 
     A file is written beside its place and renamed at the end, so that nothing half-made is ever found there.
+    row_group: rows of a Parquet file that are gathered before they are written.
     """
     check_output(output)
     if output == STANDARD:
-        _write(batches, schema, None, "standard output")
+        _write(batches, schema, None, "standard output", row_group)
         return
     target = Path(output)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        _write(batches, schema, partial, output)
+        _write(batches, schema, partial, output, row_group)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _write(batches: Iterable[RecordBatch], schema: Schema, path: Path | None, told: str) -> None:
+def _write(batches: Iterable[RecordBatch], schema: Schema, path: Path | None, told: str, row_group: int) -> None:
     failed: list[BaseException] = []
 
     def watched() -> Iterator[RecordBatch]:
@@ -67,7 +68,7 @@ def _write(batches: Iterable[RecordBatch], schema: Schema, path: Path | None, to
         if path is None:
             write_csv(reader, sys.stdout.buffer)
         elif path.name.lower().removesuffix(".partial").rpartition(".")[0].endswith(PARQUET_ENDINGS):
-            write_parquet(reader, path, compression="snappy", max_row_group_size=ROW_GROUP)
+            write_parquet(reader, path, compression="snappy", max_row_group_size=row_group)
         else:
             write_csv(reader, path)
     except BaseException as error:  # arro3 raises bare Exception, and where a Parquet file is not taken its PanicException

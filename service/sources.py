@@ -59,12 +59,13 @@ class Source:
                 )
             seen.add(name)
 
-    def batches(self) -> Iterator[RecordBatch]:
-        """Batches of at most `batch_rows` rows, in order. Raises TableError."""
+    def batches(self, cells: int = BATCH_CELLS) -> Iterator[RecordBatch]:
+        """Batches of at most so many values and 8,192 rows, but of 64 rows in any case, in order. Raises TableError."""
+        rows = max(64, min(8192, cells // len(self.names)))
         with open(self.path, "rb") as file:
             try:
                 quotes = _Quotes(gzip.GzipFile(fileobj=file) if self._is_gzip else file)
-                for batch in self._read(quotes if self.is_csv else file):
+                for batch in self._read(quotes if self.is_csv else file, rows):
                     self.position = file.tell()
                     yield batch
                 if quotes.seen % 2:
@@ -74,11 +75,6 @@ class Source:
             except Exception as error:  # noqa: BLE001 - arro3 raises bare Exception
                 raise self._fault(error) from None
         self.position = self.bytes
-
-    @property
-    def batch_rows(self) -> int:
-        """Rows of a batch: fewer the wider the table."""
-        return max(64, min(8192, BATCH_CELLS // len(self.names)))
 
     def place(self, row: int, column: str | None = None) -> str:
         """Words for a place: the file, the row (1 is the first record), its line in a CSV file, the column."""
@@ -161,10 +157,10 @@ class Source:
                     raise
                 raise TableError(f"{self.path}: the Parquet file is damaged; write it again") from None
 
-    def _read(self, file: BinaryIO | _Quotes) -> RecordBatchReader:
+    def _read(self, file: BinaryIO | _Quotes, rows: int) -> RecordBatchReader:
         if not self.is_csv:
-            return read_parquet(file, batch_size=self.batch_rows)
-        return read_csv(file, self.schema, has_header=True, delimiter=self._delimiter, batch_size=self.batch_rows)
+            return read_parquet(file, batch_size=rows)
+        return read_csv(file, self.schema, has_header=True, delimiter=self._delimiter, batch_size=rows)
 
     def _check_quotes(self) -> None:
         """Raises TableError where a quote that opens is never closed: it takes all that follows for one cell."""

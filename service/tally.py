@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.encoding import Limits
 from service.manifest import Manifest
-from service.tables import Batch
+from service.tables import Batch, Fault
 
-MOST = 5  # lines of what is odd
-CONSTANT = "constant_changed"
+MOST = 5  # lines of what is odd, and of what kept rows from being scored
 WORDS = {
     "unknown_category": "a category that training did not see",
     "out_of_range": "out of the range that training saw",
     "missing": "missing, as never in training",
-    CONSTANT: "another value than the only one that training had",
 }
+CHANGED = "another value than the only one that training had"
 
 
 class Tally:
@@ -29,27 +28,43 @@ class Tally:
         """Nothing counted yet; alpha: that of this table, or the bundle's."""
         self._limits = Limits(manifest.features)
         self._alpha = manifest.alpha if alpha is None else alpha
-        self._rows = self._flagged = 0
+        self.scored = self._flagged = 0
         self._odd: Counter[tuple[str, str]] = Counter()
+        self._faults: Counter[tuple[str, str]] = Counter()
 
     def count(self, batch: Batch, is_anomaly: NDArray[np.bool_]) -> None:
-        """Counts the rows of a batch, of which is_anomaly (n,) tells the flagged ones."""
-        self._rows += len(is_anomaly)
+        """Counts the rows of a batch that were scored, of which is_anomaly (n,) tells the flagged ones."""
+        self.scored += len(is_anomaly)
         self._flagged += int(np.count_nonzero(is_anomaly))
-        self._odd.update(self._limits.count(batch.x))
-        self._odd.update({(column, CONSTANT): n for column, n in batch.changed.items() if n})
+        self._odd.update({(column, WORDS[code]): n for (column, code), n in self._limits.count(batch.x).items()})
+        self._odd.update({(column, CHANGED): int(there.sum()) for column, there in batch.changed.items() if there.any()})
+
+    def leave_out(self, faults: Iterable[Fault]) -> None:
+        """Counts rows that were not scored, by what kept them from it."""
+        self._faults.update(faults)
 
     def lines(self) -> Iterator[str]:
-        """The flagged share, and what is odd most often; nothing of no rows."""
-        if not self._rows:
-            return
-        yield f"flagged {self._flagged:,} of {self._rows:,} rows ({self._share(self._flagged)}) at alpha {self._alpha:g}"
-        odd = self._odd.most_common()
-        shown = odd if len(odd) <= MOST else odd[: MOST - 1]
-        for (column, code), n in shown:
-            yield f"  {column}: {WORDS[code]}, in {n:,} row{'' if n == 1 else 's'} ({self._share(n)})"
-        if len(shown) < len(odd):
-            yield f"  and {len(odd) - len(shown)} others, in as many rows or fewer"
+        """The rows without a score, and why; the flagged share, and what is odd most often. Nothing of no rows."""
+        left_out = self._faults.total()
+        rows = self.scored + left_out
+        if left_out:
+            yield f"not scored {left_out:,} of {rows:,} rows ({_share(left_out, rows)}): their column error says why"
+            yield from _most(self._faults, rows)
+        if self.scored:
+            share = _share(self._flagged, self.scored)
+            yield f"flagged {self._flagged:,} of {self.scored:,} rows ({share}) at alpha {self._alpha:g}"
+            yield from _most(self._odd, self.scored)
 
-    def _share(self, n: int) -> str:
-        return f"{100 * n / self._rows:.3g} %"
+
+def _most(found: Counter[tuple[str, str]], rows: int) -> Iterator[str]:
+    """What was found most often, (column, words), and in how many of the rows: MOST lines at most."""
+    most = found.most_common()
+    shown = most if len(most) <= MOST else most[: MOST - 1]
+    for (column, words), n in shown:
+        yield f"  {column}: {words}, in {n:,} row{'' if n == 1 else 's'} ({_share(n, rows)})"
+    if len(shown) < len(most):
+        yield f"  and {len(most) - len(shown)} others, in as many rows or fewer"
+
+
+def _share(n: int, rows: int) -> str:
+    return f"{100 * n / rows:.3g} %"

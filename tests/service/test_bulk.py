@@ -13,7 +13,7 @@ from service.bulk import score_batch, score_file
 from service.bundle import read_bundle
 from service.detector import Detector
 from service.manifest import BundleError
-from service.tables import Batch, TableError, open_table
+from service.tables import Batch, Fault, TableError, open_table
 from service.tally import Tally
 from tests.service import tiny_bundle
 
@@ -55,7 +55,7 @@ def score(models, data, output, keep=(), progress=None):
 
 
 def test_csv_has_a_row_for_each_with_float32_digits(models, data, tmp_path, expected):
-    assert score(models, data, tmp_path / "out.csv", keep=["id"]) == ROWS
+    assert score(models, data, tmp_path / "out.csv", keep=["id"]) == (ROWS, ROWS)
     with open(tmp_path / "out.csv") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["id", "score", "p_value", "is_anomaly"]
@@ -141,19 +141,25 @@ def test_a_tally_has_few_lines(detector):
     tally = Tally(detector.manifest, 0.2)
     assert list(tally.lines()) == []
     x = np.array([[2000, 30, 3, 2, 1, 1, 1, 1]] * 2 + [[np.nan, np.nan, np.nan, 0, 1, 1, 1, 1]], np.float32)
-    tally.count(Batch(x, (), 1, None, {"a": 3, "b": 0}), np.array([True, False, False]))
+    changed = {"a": np.ones(3, bool), "b": np.zeros(3, bool)}
+    tally.count(Batch(x, (), 1, None, (), None, changed, {}), np.array([True, False, False]))
     flagged, first, *odd, rest = tally.lines()
     assert flagged == "flagged 1 of 3 rows (33.3 %) at alpha 0.2"
     assert first == "  a: another value than the only one that training had, in 3 rows (100 %)"
     assert all(line.endswith("in 2 rows (66.7 %)") for line in odd)
     assert len(odd) == 3
     assert rest == "  and 3 others, in as many rows or fewer"
+    tally.leave_out([Fault("amount", "not a number")])
+    left_out, fault, *others = tally.lines()
+    assert left_out == "not scored 1 of 4 rows (25 %): their column error says why"
+    assert fault == "  amount: not a number, in 1 row (25 %)"
+    assert others == [flagged, first, *odd, rest]
 
 
 def test_no_rows_make_no_rows(models, tmp_path):
     (tmp_path / "data.csv").write_text(HEADER)
     for name in ("out.csv", "out.parquet"):
-        assert score(models, tmp_path / "data.csv", tmp_path / name) == 0
+        assert score(models, tmp_path / "data.csv", tmp_path / name) == (0, 0)
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
 
 
@@ -226,7 +232,7 @@ def parts_of(folder, *ids):
 )
 def test_a_kept_column_has_the_type_of_the_first_file(models, tmp_path, first, second, values):
     data = parts_of(tmp_path / "parts", (first, values[:1]), (second, values[1:]))
-    assert score(models, data, tmp_path / "out.parquet", keep=["id"]) == 2
+    assert score(models, data, tmp_path / "out.parquet", keep=["id"]) == (2, 2)
     kept = pq.read_table(tmp_path / "out.parquet")["id"]
     assert kept.to_pylist() == values
     assert kept.type in (first.type, pa.dictionary(pa.int32(), pa.string()))
