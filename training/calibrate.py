@@ -25,6 +25,7 @@ from training.gaps import counts_of
 from training.levels import without_their_own
 from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
+from training.presence import presence_of
 from training.scorer import Scorer, judge, weighed
 from training.stable import total
 from training.vae import VAE
@@ -48,10 +49,12 @@ def build(
     held (n, C): the records held out, which set the scale of the surprise. Where there are none, the training records judged
     without themselves do, and their answers come with the scorer: they are what calibrates it.
     """
-    scorer = Scorer(preprocessing, nets, config.score, (config.net_weight, 1.0, config.centres_weight)).eval()
+    weights = (config.net_weight, 1.0, config.centres_weight, config.presence_weight)
+    scorer = Scorer(preprocessing, nets, config.score, weights).eval()
     judges: list[Memory | Centres | ByFold] = []
     with torch.no_grad():
         if config.score == "surprise":
+            scorer.presence = presence_of(preprocessing, x, fold, config.presence, config.seed)
             judges = remember(scorer, x, config, None if len(held) else torch.from_numpy(fold))
             if len(held):
                 values = [values_of(scorer, part) for part in parts_of(torch.from_numpy(held), CHUNK)]
@@ -168,12 +171,13 @@ def honest_terms(
     """What is seen of the training records at `rows` (n,) of all x (N, C), each by the net and the memories that lack it."""
     slots, out = expected(scorer, without_their_own(scorer.preprocessing, x, rows.numpy()))
     every = [net(slots)[0] for net in scorer.nets]
-    own = torch.from_numpy(fold.astype(np.int64))[rows], torch.arange(len(rows))
-    evidence = Elbo(*(torch.stack(parts)[own] for parts in zip(*every, strict=True)))
+    own = torch.from_numpy(fold.astype(np.int64))[rows]
+    evidence = Elbo(*(torch.stack(parts)[own, torch.arange(len(rows))] for parts in zip(*every, strict=True)))
     scale = scorer.scale(slots)
     terms = [weighed(evidence, scale)]
     counts = counts_of(slots, scale, scorer.preprocessing.reals)
     terms += [judge.honest(slots, out, counts, rows) for judge in judges]
+    terms += [scorer.presence.honest(slots, own)] if scorer.presence else []
     return evidence, terms
 
 

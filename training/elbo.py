@@ -52,9 +52,7 @@ def elbo(preprocessing: Preprocessing, slots: Slots, outs: Sequence[Tensor], mu:
         units.append(real_seen * averaged(gap * gap, k, 1 / (2 * sigma**2)))
         floors.append(real_seen * math.log(sigma * math.sqrt(2 * math.pi)))
     if preprocessing.bits:
-        logit = bounded(bit_logit)
-        nll = log(1 + torch.exp(-logit.abs())) + torch.relu(logit) - beside(bit, k) * logit
-        units.append(bit_seen * averaged(nll, k))
+        units.append(bit_seen * averaged(bernoulli(beside(bit, k), bit_logit), k))
         floors.append(bit_seen * 0)
     if preprocessing.groups:
         logit = bounded(level_logit)
@@ -68,6 +66,12 @@ def elbo(preprocessing: Preprocessing, slots: Slots, outs: Sequence[Tensor], mu:
     kl = total(mu * mu + torch.exp(log_var) - log_var - 1) * (0.5 / k)
     own = preprocessing.ownership
     return Elbo(gather_up(joined(units), own), gather_up(joined(floors), own), kl)
+
+
+def bernoulli(bit: Tensor, logit: Tensor) -> Tensor:
+    """(N, W) -log p of truth values (N, W) by logits (N, W), bounded."""
+    logit = bounded(logit)
+    return log(1 + torch.exp(-logit.abs())) + torch.relu(logit) - bit * logit
 
 
 def beside(values: Tensor, k: int) -> Tensor:

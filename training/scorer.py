@@ -18,6 +18,7 @@ from training.ensemble import Ensemble
 from training.gaps import counts_of
 from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
+from training.presence import Presence
 from training.stable import log, total
 from training.vae import VAE
 
@@ -110,16 +111,18 @@ class Scorer(nn.Module):
     """Preprocessing, nets, memory, centres and their surprises, fused."""
 
     distances: list[Memory | Centres]
+    presence: Presence | None
 
     def __init__(self, preprocessing: Preprocessing, nets: list[VAE], kind: ScoreKind, weights: Sequence[float]) -> None:
-        """A scorer of fitted nets; for the surprise, calibrate.py adds the memory, the centres and the surprises.
+        """A scorer of fitted nets; for the surprise, calibrate.py adds the rest: memory, centres, presence.
 
-        weights: of the squares of the surprises of the nets, of the memory and of the centres in their sum.
+        weights: of the squares of the surprises of the nets, the memory, the centres and the gaps in their sum.
         """
         super().__init__()
         self.preprocessing, self.kind, self.weights = preprocessing, kind, tuple(weights)
         self.ensemble = Ensemble(preprocessing, nets)
         self.distances = cast("list[Memory | Centres]", nn.ModuleList())
+        self.presence = None
 
     @property
     def nets(self) -> list[VAE]:
@@ -137,13 +140,14 @@ class Scorer(nn.Module):
         return Answer(score, evidence.nats, total(evidence.error), contributions, self.preprocessing.restore(out))
 
     def terms(self, slots: Slots, evidence: Elbo, out: Tensor) -> list[Term]:
-        """What the surprise looks at: the nets' error, and the distances to the remembered records.
+        """What the surprise looks at: the nets' error, distances to remembered records, and which values are missing.
 
         Where values are missing, the others count as much more, so that a record with gaps compares with one without.
         """
         scale = self.scale(slots)
         counts = counts_of(slots, scale, self.preprocessing.reals)
-        return [weighed(evidence, scale), *(distance(slots, out, counts) for distance in self.distances)]
+        terms = [weighed(evidence, scale), *(distance(slots, out, counts) for distance in self.distances)]
+        return [*terms, self.presence(slots)] if self.presence else terms
 
     def scale(self, slots: Slots) -> Tensor:
         """(N, 1) columns of x over those that have a value, 2 at most."""
@@ -163,10 +167,16 @@ class Scorer(nn.Module):
     def refer(self, values: Tensor) -> None:
         """Sets the surprises by the values (n, T) of the terms of normal records that they were not made from."""
         least = [NETS_LEAST * max(1, self.preprocessing.reals)] + [DISTANCE_LEAST] * len(self.distances)
-        lines = [Line.through(column.numpy(), True, floor) for column, floor in zip(values.T, least, strict=True)]
-        self.each = Surprises(lines, by_log=True, weights=[math.sqrt(weight) for weight in self.weights])
-        joint = torch.sqrt(total(self.each(values) ** 2))
+        lines = [Line.through(column.numpy(), True, floor) for column, floor in zip(values.T, least, strict=False)]
+        self.each = Surprises(lines, by_log=True, weights=[math.sqrt(weight) for weight in self.weights[: len(lines)]])
+        joint = torch.sqrt(total(self.surprises(values) ** 2))
         self.together = Surprises([Line.through(joint[:, 0].numpy(), by_log=False)], by_log=False, weights=[1.0])
+
+    def surprises(self, values: Tensor) -> Tensor:
+        """(N, T) the weighted surprises of the terms' values (N, T); which are missing is in nats already, and comes last."""
+        scaled = len(self.each.lines)
+        told: Tensor = self.each(values[:, :scaled] if self.presence else values)
+        return torch.cat([told, values[:, scaled:] * math.sqrt(self.weights[-1])], 1) if self.presence else told
 
     def join(self, terms: list[Term]) -> tuple[Tensor, Tensor]:
         """The surprise of the terms' joint evidence (N, 1), and each feature's part in it (N, F).
@@ -175,12 +185,13 @@ class Scorer(nn.Module):
         the length is judged as each of them was.
         """
         values = torch.cat([term.value for term in terms], 1)
-        surprises = self.each(values)
+        surprises = self.surprises(values)
         squares = surprises * surprises
         square = total(squares)
         score = self.together(torch.sqrt(square))
-        rates = (squares / (values + self.each.floors)).split([1] * len(terms), 1)
-        parts = [share_out(rate, term.parts, line.floor) for rate, term, line in zip(rates, terms, self.each.lines, strict=True)]
+        floors = [*(line.floor for line in self.each.lines), *([FLOOR] if self.presence else [])]
+        rates = torch.split(squares / (values + torch.tensor(floors)), 1, 1)
+        parts = [share_out(rate, term.parts, floor) for rate, term, floor in zip(rates, terms, floors, strict=True)]
         return score, share_out(score / (square + FLOOR), sum(parts[1:], parts[0]), FLOOR)
 
 

@@ -7,11 +7,11 @@ import numpy as np
 
 from tests.reference import elbo_numpy
 
-FLOOR, LIMIT, WEIGHTS, FILLED, PRESENT_LEAST = 1e-3, 1e9, (0.75, 1.0, 0.7), 0.5, 0.5
+FLOOR, LIMIT, WEIGHTS, FILLED, PRESENT_LEAST = 1e-3, 1e9, (0.75, 1.0, 0.7, 1.5), 0.5, 0.5
 
 
-def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
-    """(score, contributions (F,)) of one record x (C,). memory, centres: dicts; lines: of each term and of their sum."""
+def record_surprise(features, x, fitted, nets, memory, centres, presence, lines, sigma):
+    """(score, contributions (F,)) of one record x (C,). memory, centres, presence: dicts; lines: of the terms and the sum."""
     y, seen = elbo_numpy.encode(features, x, fitted)
     scale = 1 / max(1 - np.isnan(x).mean(), PRESENT_LEAST)
     error = np.mean([elbo_numpy.record_elbo(features, x, fitted, net, sigma)[0] for net in nets], axis=0) * scale
@@ -29,6 +29,9 @@ def record_surprise(features, x, fitted, nets, memory, centres, lines, sigma):
     each = list(zip(parts, lines, WEIGHTS, strict=False))
     told = [weight * surprise(np.log(max(part.sum(), line.floor)), line) ** 2 for part, line, weight in each]
     shared = [share(s, part, line.floor) for s, (part, line, _) in zip(told, each, strict=True)]
+    nats = presence_nats(y, presence)
+    told.append(WEIGHTS[-1] * (nats**2).sum())
+    shared.append(share(told[-1], nats**2 @ presence["ownership"] / np.sqrt((nats**2).sum()), FLOOR))
     score = surprise(np.sqrt(sum(told)), lines[-1])
     return score, share(score, sum(shared), FLOOR)
 
@@ -67,6 +70,12 @@ def centre_parts(values, counts, missing, centres):
     exact = gaps[nearest] * counts + missing * centres["unknown"]
     parts = exact @ centres["ownership"] + centres["scatter"][nearest] / centres["ownership"].shape[1]
     return parts / np.sqrt(parts.sum())
+
+
+def presence_nats(y, presence):
+    """(J,) -log p of whether each column's value is missing, by the slots y (D,) of the others."""
+    logit = 15 * np.tanh((np.clip(y, -3, 3) @ presence["weight"] + presence["bias"]) / 15)
+    return np.log1p(np.exp(np.where(y[presence["place"].astype(int)] > 0, -logit, logit)))
 
 
 def surprise(value, line):

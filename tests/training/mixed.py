@@ -10,13 +10,13 @@ FEATURES = (
     Feature(name="shop", kind="categorical", categories=("food", "fuel", "toys"), missing_rate=0.2),
     Feature(name="city", kind="categorical", categories=tuple(f"c{i}" for i in range(90))),
     Feature(name="code", kind="categorical", integer=True, categories=(3, 1, 7)),
-    Feature(name="online", kind="boolean", missing_rate=0.05),
+    Feature(name="online", kind="boolean", missing_rate=0.3),
     Feature(name="time", kind="datetime"),
 )
 
 
 def rows(n, seed=0):
-    """x (n, C) of FEATURES: amount and shop depend on each other; the month is the same for all."""
+    """x (n, C) of FEATURES: amount and shop depend on each other; fuel is seldom told to be bought online; all in one month."""
     random = np.random.default_rng(seed)
     shop = random.integers(0, 3, n).astype(float)
     x = np.column_stack(
@@ -32,7 +32,7 @@ def rows(n, seed=0):
             np.full(n, 11),
         ]
     )
-    for column, rate in ((1, 0.1), (2, 0.2), (5, 0.05)):
+    for column, rate in ((1, 0.1), (2, 0.2), (5, np.where(shop == 1, 0.95, 0.02))):
         x[random.random(n) < rate, column] = np.nan
     return x.astype(np.float32)
 

@@ -72,13 +72,13 @@ def test_of_a_very_large_table_no_more_are_looked_at_than_memories_are_chosen_fr
 
 
 def test_a_record_is_judged_by_nets_and_memories_that_lack_it(fitted):
-    """The same, term by term, with the other net's evidence and a memory from which the record was really taken out."""
+    """The same, term by term, with the other net's evidence, its fold's regressions and a memory that lacks the record."""
     preprocessing, nets, x, fold = fitted
     config = dataclasses.replace(TINY, pool=300)
     scorer, _ = build(preprocessing, nets, x, fold, rows(120, seed=3), config)
     pool = pool_of(len(x), scorer.preprocessing.slots, config, np.random.default_rng(config.seed))
     told = without_themselves(scorer, scorer.distances, x, fold, pool)
-    memory, centres = scorer.distances
+    (memory, centres), presence = scorer.distances, scorer.presence
     remembered = set(memory.kept.tolist())
     chosen = [place for place, row in enumerate(pool) if row in remembered][:10]
     chosen += [place for place, row in enumerate(pool) if row not in remembered][:5]
@@ -100,6 +100,7 @@ def test_a_record_is_judged_by_nets_and_memories_that_lack_it(fitted):
             centres.squares[k] = (centres.centres[k] ** 2).sum() + centres.scatter[k]
             slots = preprocessing(torch.from_numpy(record))
             own = nets[fold[row]](slots)[0]
+            presence.weight, presence.bias = presence.weights[fold[row]], presence.biases[fold[row]]
             score, contributions = scorer.join(scorer.terms(slots, own, scorer.ensemble(slots)[1]))
             assert told.score[place] == pytest.approx(score.item(), rel=1e-3)
             np.testing.assert_allclose(told.contributions[place], contributions[0].numpy(), rtol=1e-2, atol=1e-3)

@@ -131,6 +131,7 @@ def test_the_surprise_of_torch_and_onnx_agrees_with_the_oracle(fitted, exported,
             [numbers(net) for net in nets],
             memory,
             centres,
+            numbers(scorer.presence),
             (*scorer.each.lines, *scorer.together.lines),
             TINY.sigma,
         )
