@@ -1,4 +1,4 @@
-"""What a request may cost: bytes of body, rows in the queue, and how long its client waits for it."""
+"""What a request may cost: bytes of body, records, rows in the queue, and how long its client waits for it."""
 
 from __future__ import annotations
 
@@ -151,6 +151,12 @@ def check_length(headers: Mapping[bytes, bytes], limit: int) -> int:
     if length > limit:
         raise body_too_large(limit)
     return length
+
+
+def check_records(n: int, most: int) -> None:
+    """Raises the 413 where a request has n records, and so many are the most."""
+    if n > most:
+        raise Problem("too_many_records", f"{n} records, and a request may have {most}: send several requests.")
 
 
 def body_too_large(limit: int) -> Problem:

@@ -20,6 +20,7 @@ from service.batch import Batch
 from service.detector import Scores
 from service.encoding import FLOAT32_MAX, OVERFLOW, encode_checked, encode_numbers
 from service.errors import MAX_ERRORS, FieldError, Problem, printable
+from service.limits import check_records
 from service.manifest import Feature, Manifest, column_slices
 from service.tensors import DATATYPES, Output, from_bytes, from_json
 from service.validation import parse, read_rate, records_problem, shown
@@ -74,9 +75,7 @@ def read(manifest: Manifest, content: bytes, header_length: bytes | None, max_re
     inputs = _inputs(request, errors)
     if errors:
         raise Problem("invalid_request", f"{len(errors)} of the request's members do not fit.", errors)
-    n = inputs[0]["shape"][0]
-    if n > max_records:
-        raise Problem("too_many_records", f"{n} records, and a request may have {max_records}: send several requests.")
+    check_records(inputs[0]["shape"][0], max_records)
     x = _encode(manifest, inputs, memoryview(content)[size:])
     explain = any(name == "contributions" for name, _ in outputs)
     return Request(Batch(x, (), True, True, alpha, fdr, "all" if explain else "none"), request.get("id"), outputs)

@@ -20,6 +20,7 @@ from service.arrow import MISSING
 from service.batch import Batch, Change
 from service.constants import changes, constants
 from service.encoding import FLOAT32_MAX, encode_checked
+from service.limits import check_records
 from service.manifest import Feature, Manifest
 from service.structs import ABSENT, Unread, decoders, json_type
 from service.validation import Validator
@@ -134,20 +135,20 @@ class Reader:
         """The rows or columns, which of the two, and the number of records; None where anything is odd."""
         if request.columns is None:
             n = len(request.records or ())
-            self._limit(n)
+            check_records(n, self._max_records)
             return ([msgspec.structs.astuple(record) for record in request.records], False, n) if n else None
         columns = msgspec.structs.astuple(request.columns)
         lengths = {len(column) for column in columns if column is not None}
         if request.records is not None or len(lengths) != 1 or not all(lengths):
             return None
         n = lengths.pop()
-        self._limit(n)
+        check_records(n, self._max_records)
         return [[None] * n if column is None else column for column in columns], True, n
 
     def _unread(self, request: Any) -> tuple[Sequence[Any], bool, int] | None:
         """As _rows, of records that are only read when they are asked for."""
         n = len(request.records or ())
-        self._limit(n)
+        check_records(n, self._max_records)
         return (Unread(request.records, self._decoders.record), False, n) if n else None
 
     def _own(self, rows: Sequence[Any], columnar: bool) -> Sequence[Any]:
@@ -163,10 +164,6 @@ class Reader:
         """How many keys the records have."""
         absent = 0 if normal and not self._dropped else sum(row.count(ABSENT) for row in rows)
         return len(rows) * self._keys - absent
-
-    def _limit(self, n: int) -> None:
-        if n > self._max_records:
-            raise self._slow.too_many(n)
 
     def _matrix(self, rows: Sequence[Any], columnar: bool, n: int) -> NDArray[np.float32]:
         """x (N, C) of rows whose types are right; ValueError for a text that is no datetime."""

@@ -20,6 +20,7 @@ from service.batch import Batch, Change, Explain
 from service.constants import changes, constants
 from service.encoding import encode
 from service.errors import MAX_ERRORS, FieldError, Problem
+from service.limits import check_records
 from service.manifest import Manifest
 
 EXPLAIN = get_args(Explain)
@@ -78,10 +79,6 @@ class Validator:
         x = self._encode(columns, IN_RECORDS, [], first)
         return Batch(x, list(zip(*columns, strict=True)), False, False, changed=self._changed(records), first=first)
 
-    def too_many(self, n: int) -> Problem:
-        """The 413 of a request with n records."""
-        return Problem("too_many_records", f"{n} records, and a request may have {self._max_records}: send several requests.")
-
     def _changed(self, records: list[dict[str, Any]]) -> list[Change]:
         """Other values of the columns that had one only in training."""
         if not self._constants:
@@ -92,8 +89,7 @@ class Validator:
         """The records' values, a list for each feature; the first record's place in the request is `first`."""
         if not isinstance(records, list) or not records:
             raise _one_error("records", "must be a list of objects, one at least")
-        if len(records) > self._max_records:
-            raise self.too_many(len(records))
+        check_records(len(records), self._max_records)
         errors = []
         for row, record in enumerate(records):
             if not isinstance(record, dict):
@@ -127,8 +123,7 @@ class Validator:
         if len(lengths) > 1 and not errors:
             raise _one_error("columns", f"lists of one length are needed, these have {min(lengths)} to {max(lengths)} values")
         n = max(lengths, default=0)
-        if n > self._max_records:
-            raise self.too_many(n)
+        check_records(n, self._max_records)
         if not n and not errors:
             raise _one_error("columns", "no records: the lists are empty")
         told = [lists.get(feature.name, [None] * n) for feature in self._features]
