@@ -61,11 +61,10 @@ class Service(FastAPI, Parts):
             generate_unique_id_function=openapi.operation_id,
             redirect_slashes=False,  # its Location would name whatever host the client named
         )
-        self.scoring = Scoring(self)
         self._endpoints: dict[str, ASGIApp] = {
-            **dict.fromkeys(ROUTES, self.scoring),
-            **dict.fromkeys(explanations.ROUTES, Explanations(self, self.scoring)),
-            **dict.fromkeys(open_inference.ROUTES, Inference(self, self.scoring)),
+            **dict.fromkeys(ROUTES, Scoring(self)),
+            **dict.fromkeys(explanations.ROUTES, Explanations(self)),
+            **dict.fromkeys(open_inference.ROUTES, Inference(self)),
         }
         for path, endpoint in self._endpoints.items():
             self.router.routes.append(Route(path, endpoint, methods=["POST"], include_in_schema=False))
@@ -227,7 +226,7 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
     await service.registry.stop()
     if service.workers is not None:
         await service.workers.close()
-    service.scoring.close()
+    service.background.close()
     if service.tracing is not None:
         await asyncio.to_thread(service.tracing.close)
     service.requests.close()

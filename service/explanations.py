@@ -13,12 +13,13 @@ from time import perf_counter
 import numpy as np
 from starlette.types import Receive, Scope, Send
 
+from service.background import Done
 from service.batching import Answer, score_batch
 from service.errors import FieldError, Problem, not_scorable
 from service.limits import Holding, check_length, deadline, inflate, read_body
 from service.live import Live
 from service.parts import Parts
-from service.scoring import JSON, Scoring, estimate_rows, is_gzip, no_query, part, server_timing, start
+from service.scoring import JSON, estimate_rows, is_gzip, no_query, part, server_timing, start
 
 ROUTES = ("/explain", "/models/{name}/explain", "/models/{name}/versions/{version}/explain")
 PATH = re.compile(r"(?:/models/([^/]+)(?:/versions/([^/]+))?)?/explain")
@@ -27,8 +28,8 @@ PATH = re.compile(r"(?:/models/([^/]+)(?:/versions/([^/]+))?)?/explain")
 class Explanations:
     """The endpoint of all three routes. An ASGI application; errors leave it as Problem."""
 
-    def __init__(self, parts: Parts, scoring: Scoring) -> None:
-        self._parts, self._scoring = parts, scoring
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._limit, self._max_records = parts.settings.max_body_bytes, parts.settings.max_records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,17 +49,14 @@ class Explanations:
             arrived, manifest = perf_counter(), live.detector.manifest
             rows = min(estimate_rows(body, manifest.width, gzipped) * len(manifest.features), self._max_records)
             work = partial(self._work, live, body, gzipped)
-            (answer, parse), queue = await self._scoring.wait_for(rows, work, until, receive)
-        if scope["trace"] is not None:
-            begun = answer.began - parse
-            scope["trace"].add((begun - queue, queue), (begun, parse), (answer.began, answer.inference))
+            answer, parse, queue = await self._parts.background.answer(live, rows, work, until, scope["trace"], receive)
         timing = server_timing(parse, queue, answer.inference, perf_counter() - arrived)
         await send(start(JSON, (b"content-length", b"%d" % len(answer.body)), scope["request_id"], timing))
         await send(part(answer.body, more=False))
         scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
 
-    def _work(self, live: Live, body: bytes, gzipped: bool) -> tuple[Answer, float]:
-        """The answer, and the seconds of parsing. Raises the Problem that says why there is none."""
+    def _work(self, live: Live, body: bytes, gzipped: bool) -> Done:
+        """The answer, of which nothing is observed. Raises the Problem that says why there is none."""
         arrived = perf_counter()
         batch = live.reader.read(inflate(body, self._limit) if gzipped else body)
         if batch.columnar or batch.explain != "flagged":
@@ -77,7 +75,7 @@ class Explanations:
             raise not_scorable([f"records[{row}]" for row in np.flatnonzero(~np.isfinite(what_if.score).all(axis=1))])
         results, _ = live.writer.records(batch, scores, what_if)
         told = b"%b[%b]}" % (live.writer.head(scores), b",".join(results))
-        return Answer(told, n, int(np.count_nonzero(scores.is_anomaly)), began, inference), began - arrived
+        return Answer(told, n, int(np.count_nonzero(scores.is_anomaly)), began, inference), None, arrived, began - arrived
 
 
 def explain_route(path: str) -> str | None:

@@ -10,11 +10,12 @@ import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from service import batching, open_inference_request
+from service.background import Done
 from service.errors import Problem
 from service.limits import Holding, check_length, deadline, inflate, read_body
 from service.live import Live
 from service.parts import Parts
-from service.scoring import JSON, Done, Scoring, estimate_rows, is_gzip, no_query, part, server_timing, start
+from service.scoring import JSON, estimate_rows, is_gzip, no_query, part, server_timing, start
 from service.tensors import write
 
 BINARY = b"application/octet-stream"
@@ -26,8 +27,8 @@ PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 class Inference:
     """The endpoint of both routes. An ASGI application; errors leave it as Problem."""
 
-    def __init__(self, parts: Parts, scoring: Scoring) -> None:
-        self._parts, self._scoring = parts, scoring
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._registry, self._keys = parts.registry, parts.keys
         self._limit, self._max_records = parts.settings.max_body_bytes, parts.settings.max_records
 
@@ -50,7 +51,7 @@ class Inference:
             head, width = headers.get(HEADER_LENGTH), live.detector.manifest.width
             rows = estimate_rows(body, width, gzipped) if head is None else max(1, len(body) // (4 * width))
             work = partial(self._work, live, body, head, gzipped)
-            answer, parse, queue = await self._scoring.in_background(live, rows, work, until, scope["trace"], receive)
+            answer, parse, queue = await self._parts.background.answer(live, rows, work, until, scope["trace"], receive)
         total = perf_counter() - arrived
         timing = server_timing(parse, queue, answer.inference, total)
         extent = (b"content-length", b"%d" % len(answer.body))

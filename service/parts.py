@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from service import log
 from service.activity import Activity
 from service.auth import Keys
+from service.background import Background
 from service.batching import Batcher
 from service.errors import Problem, internal_error
 from service.heads import Heads
@@ -44,7 +45,7 @@ class Parts:
         self.metrics.queue_rows = lambda: self.permits.taken
         self.metrics.held_bytes = lambda: self.room.taken
         self.inline_bytes = min(settings.inline_bytes, settings.max_body_bytes)  # a body up to this size is never over the limit
-        self.batcher = Batcher()
+        self.batcher, self.background = Batcher(), Background(self.permits)
         self.heads = Heads()
         self.keys.changed = self.heads.forget
         self.requests = log.RequestLog(settings.log_format, on=settings.log_requests)

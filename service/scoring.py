@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from starlette.types import Message, Receive, Scope, Send
 
 from service import batching, tabular
-from service.batching import Answer, Observed
+from service.background import Done
+from service.batching import Answer
 from service.errors import Problem
-from service.limits import NEVER, ClientGoneError, Holding, check_length, deadline, inflate, read_body, too_late
+from service.limits import NEVER, ClientGoneError, Holding, check_length, deadline, inflate, read_body
 from service.live import Live
 from service.streams import BLOCK, Lines, Pieces, Stream, Whole
 from service.validation import query
 
 if TYPE_CHECKING:
     from service.parts import Parts
-    from service.tracing import Trace
 
 JSON = b"application/json"
 NDJSON = b"application/x-ndjson"
 ARROW = b"application/vnd.apache.arrow.stream"
-T = TypeVar("T")
-Done = tuple[Answer, Observed, float, float]  # the last two: when it began, and the seconds of parsing
 ROUTES = ("/score", "/models/{name}/score", "/models/{name}/versions/{version}/score")
 PATH = re.compile(r"(?:/models/([^/]+)(?:/versions/([^/]+))?)?/score")
 
@@ -43,8 +40,8 @@ class Scoring:
         self._parts, settings = parts, parts.settings
         self._limit, self._inline, self._max_records = settings.max_body_bytes, parts.inline_bytes, settings.max_records
         self._registry, self._keys = parts.registry, parts.keys
-        self._permits, self._room, self._batcher = parts.permits, parts.room, parts.batcher
-        self._background = ThreadPoolExecutor(1, "score")
+        self._permits, self._room = parts.permits, parts.room
+        self._batcher, self._background = parts.batcher, parts.background
         self._observe = parts.metrics.observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,11 +90,11 @@ class Scoring:
         arrived = perf_counter()
         if content_type == ARROW:
             table = tabular.Request(live, body, self._limit, self._max_records, scope["query_string"], gzipped=gzipped)
-            return *await self.in_background(live, table.rows, table.answer, until, trace, receive), arrived
+            return *await self._background.answer(live, table.rows, table.answer, until, trace, receive), arrived
         if len(body) > self._inline or gzipped:
             rows = estimate_rows(body, live.detector.manifest.width, gzipped)
             work = partial(self._work, live, body, gzipped)
-            return *await self.in_background(live, rows, work, until, trace, receive), arrived
+            return *await self._background.answer(live, rows, work, until, trace, receive), arrived
         cost = self._batcher.admit(len(body))
         batch = live.reader.read(body)
         parse = perf_counter() - arrived
@@ -121,7 +118,7 @@ class Scoring:
                 last = pieces.given_out
                 take(BLOCK)
                 take, queued = self._permits.take_more, perf_counter()
-                block = await self._run(BLOCK, partial(stream.work, piece, last=last), until)
+                block = await self._background.run(BLOCK, partial(stream.work, piece, last=last), until)
                 pieces.hold(stream.held)
                 exhausted = block.exhausted
                 ended = last and exhausted
@@ -157,86 +154,17 @@ class Scoring:
         self._observe(*seconds, sum(seconds))
         scope["scored"] = (live.name, live.version, records, anomalies)
 
-    async def in_background(
-        self, live: Live, rows: int, work: Callable[[], Done], until: float, trace: Trace | None, receive: Receive
-    ) -> tuple[Answer, float, float]:
-        """The answer that `work` gives in the thread, counted, and the seconds of parsing and of waiting; as wait_for."""
-        (answer, observed, began, parse), queue = await self.wait_for(rows, work, until, receive)
-        batching.count(live, observed)
-        if trace is not None:
-            trace.add((began - queue, queue), (began, parse), (answer.began, answer.inference))
-        return answer, parse, queue
-
-    async def wait_for(self, rows: int, work: Callable[[], T], until: float, receive: Receive) -> tuple[T, float]:
-        """What `work` gives in the thread, and the seconds until it began. Raises the 503 after `until`.
-
-        The body has been received: what comes next is that the client has gone. Work that has not begun by then never does.
-        """
-        self._permits.take(rows)
-        queued, begun = perf_counter(), 0.0
-
-        def timed() -> T:
-            nonlocal begun
-            begun = perf_counter()
-            return work()
-
-        running, gone = self._run(rows, timed, until), asyncio.ensure_future(has_gone(receive))
-        try:
-            await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not running.done():
-                raise ClientGoneError
-            return running.result(), begun - queued
-        finally:
-            gone.cancel()
-            running.cancel()
-
-    def _run(self, rows: int, work: Callable[[], T], until: float) -> asyncio.Future[T]:
-        """What work gives in the thread, unless it is too late. Rows stay permitted until the thread has done with them, or the
-        future is cancelled before it has begun: nothing of the request is kept then.
-        """
-        held = [work]
-
-        def in_time() -> T:
-            if until < perf_counter():
-                raise too_late()
-            return held[0]()
-
-        try:
-            running = self._background.submit(in_time)
-        except BaseException:
-            self._permits.give_back(rows)
-            raise
-        loop = asyncio.get_running_loop()
-        running.add_done_callback(lambda _: held.clear())
-        running.add_done_callback(lambda _: _call_on(loop, self._permits.give_back, rows))
-        return asyncio.wrap_future(running)
-
     def _work(self, live: Live, body: bytes, gzipped: bool) -> Done:
         began = perf_counter()
         batch = live.reader.read(inflate(body, self._limit) if gzipped else body)
         parse = perf_counter() - began
         return *batching.answer(live, batch), began, parse
 
-    def close(self) -> None:
-        """Ends the background thread, when no request is left."""
-        self._background.shutdown(wait=False, cancel_futures=True)
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[int], None], rows: int) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(function, rows)
-
 
 def score_route(path: str) -> str | None:
     """Which of ROUTES a path is, if any."""
     found = PATH.fullmatch(path)
     return None if found is None else ROUTES[found.lastindex or 0]
-
-
-async def has_gone(receive: Receive) -> None:
-    """Until the client has gone, of a request whose body has been received."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def media_type(content_type: bytes) -> bytes:
