@@ -82,7 +82,8 @@ class Service(FastAPI, Parts):
             await super().__call__(scope, receive, send)
             return
         began = perf_counter()
-        request_id = scope["request_id"] = self.request_id(dict(scope["headers"]))
+        fields = scope["fields"] = dict(scope["headers"])
+        request_id = scope["request_id"] = self.request_id(fields)
         path, method = scope["path"], scope["method"]
         route = scoring_route(path) if method == "POST" and not self.draining else None
         begun = False
@@ -92,7 +93,7 @@ class Service(FastAPI, Parts):
             begun = True
             await send(message)
 
-        trace = scope["trace"] = None if self.tracing is None or route is None else self.tracing.begin(dict(scope["headers"]))
+        trace = scope["trace"] = None if self.tracing is None or route is None else self.tracing.begin(fields)
         try:
             if route is not None:
                 await self._endpoints[route](scope, receive, note)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from service.admission import JSON
 from service.batching import Answer, too_many
 from service.errors import Problem
 from service.heads import Head
 from service.limits import CLIENT_GONE, NEVER, deadline, too_late
 from service.live import Live
 from service.log import Scored
-from service.scoring import JSON, ROUTES, server_timing
+from service.scoring import ROUTES, server_timing
 
 if TYPE_CHECKING:
     from service.parts import Parts

@@ -13,13 +13,14 @@ from time import perf_counter
 import numpy as np
 from starlette.types import Receive, Scope, Send
 
+from service.admission import JSON, admit
 from service.background import Done
 from service.batching import Answer, score_batch
 from service.errors import FieldError, Problem, not_scorable
-from service.limits import Holding, check_length, deadline, inflate, read_body
+from service.limits import Holding, inflate, read_body
 from service.live import Live
 from service.parts import Parts
-from service.scoring import JSON, estimate_rows, is_gzip, no_query, part, server_timing, start
+from service.scoring import estimate_rows, send_whole
 
 ROUTES = ("/explain", "/models/{name}/explain", "/models/{name}/versions/{version}/explain")
 PATH = re.compile(r"(?:/models/([^/]+)(?:/versions/([^/]+))?)?/explain")
@@ -34,26 +35,15 @@ class Explanations:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, in the thread that also scores the larger ones of /score."""
-        began, headers, path = perf_counter(), dict(scope["headers"]), scope["path"]
-        self._parts.keys.check_api(headers)
-        if headers.get(b"content-type", JSON).split(b";", 1)[0].strip().lower() != JSON:
-            raise Problem("unsupported_media_type", f"Send {JSON.decode()}.")
-        gzipped = is_gzip(headers.get(b"content-encoding", b""))
-        check_length(headers, self._limit)
-        until, registry = deadline(headers, began), self._parts.registry
-        live = scope["live"] = registry.default() if path == ROUTES[0] else await registry.find(PATH, path)
-        no_query(scope)
+        head = await admit(self._parts, scope, PATH, (JSON,))
         self._parts.permits.check()  # full: says so before the body is read
         with Holding(self._parts.room) as held:
             body = await read_body(await receive(), receive, self._limit, held)
-            arrived, manifest = perf_counter(), live.detector.manifest
-            rows = min(estimate_rows(body, manifest.width, gzipped) * len(manifest.features), self._max_records)
-            work = partial(self._work, live, body, gzipped)
-            answer, parse, queue = await self._parts.background.answer(live, rows, work, until, scope["trace"], receive)
-        timing = server_timing(parse, queue, answer.inference, perf_counter() - arrived)
-        await send(start(JSON, (b"content-length", b"%d" % len(answer.body)), scope["request_id"], timing))
-        await send(part(answer.body, more=False))
-        scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
+            arrived, manifest = perf_counter(), head.live.detector.manifest
+            rows = min(estimate_rows(body, manifest.width, head.gzipped) * len(manifest.features), self._max_records)
+            work = partial(self._work, head.live, body, head.gzipped)
+            answer, parse, queue = await self._parts.background.answer(head.live, rows, work, head.until, scope["trace"], receive)
+        await send_whole(scope, send, JSON, answer, (parse, queue, answer.inference, perf_counter() - arrived))
 
     def _work(self, live: Live, body: bytes, gzipped: bool) -> Done:
         """The answer, of which nothing is observed. Raises the Problem that says why there is none."""

@@ -10,15 +10,14 @@ import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from service import batching, open_inference_request
+from service.admission import BINARY, JSON, admit
 from service.background import Done
-from service.errors import Problem
-from service.limits import Holding, check_length, deadline, inflate, read_body
+from service.limits import Holding, inflate, read_body
 from service.live import Live
 from service.parts import Parts
-from service.scoring import JSON, estimate_rows, is_gzip, no_query, part, server_timing, start
+from service.scoring import estimate_rows, send_whole
 from service.tensors import write
 
-BINARY = b"application/octet-stream"
 HEADER_LENGTH = b"inference-header-content-length"
 ROUTES = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
@@ -29,39 +28,23 @@ class Inference:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._registry, self._keys = parts.registry, parts.keys
         self._limit, self._max_records = parts.settings.max_body_bytes, parts.settings.max_records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, in the thread that also scores the larger ones of /score."""
-        began = perf_counter()
-        headers = dict(scope["headers"])
-        self._keys.check_api(headers)
-        if headers.get(b"content-type", JSON).split(b";", 1)[0].strip().lower() not in (JSON, BINARY):
-            raise Problem("unsupported_media_type", f"Send {JSON.decode()} or {BINARY.decode()}.")
-        gzipped = is_gzip(headers.get(b"content-encoding", b""))
-        check_length(headers, self._limit)
-        until = deadline(headers, began)
-        live = scope["live"] = await self._registry.find(PATH, scope["path"])
-        no_query(scope)
+        head = await admit(self._parts, scope, PATH, (JSON, BINARY))
         self._parts.permits.check()  # full: says so before the body is read
         with Holding(self._parts.room) as held:
             body = await read_body(await receive(), receive, self._limit, held)
             arrived = perf_counter()
-            head, width = headers.get(HEADER_LENGTH), live.detector.manifest.width
-            rows = estimate_rows(body, width, gzipped) if head is None else max(1, len(body) // (4 * width))
-            work = partial(self._work, live, body, head, gzipped)
-            answer, parse, queue = await self._parts.background.answer(live, rows, work, until, scope["trace"], receive)
-        total = perf_counter() - arrived
-        timing = server_timing(parse, queue, answer.inference, total)
-        extent = (b"content-length", b"%d" % len(answer.body))
-        started = start(BINARY if answer.head else JSON, extent, scope["request_id"], timing)
-        if answer.head:
-            started["headers"].append((HEADER_LENGTH, b"%d" % answer.head))
-        await send(started)
-        await send(part(answer.body, more=False))
-        self._parts.metrics.observe(parse, queue, answer.inference, total)
-        scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
+            header_length, width = head.headers.get(HEADER_LENGTH), head.live.detector.manifest.width
+            rows = estimate_rows(body, width, head.gzipped) if header_length is None else max(1, len(body) // (4 * width))
+            work = partial(self._work, head.live, body, header_length, head.gzipped)
+            answer, parse, queue = await self._parts.background.answer(head.live, rows, work, head.until, scope["trace"], receive)
+        spent = parse, queue, answer.inference, perf_counter() - arrived
+        more = [(HEADER_LENGTH, b"%d" % answer.head)] if answer.head else []
+        await send_whole(scope, send, BINARY if answer.head else JSON, answer, spent, more)
+        self._parts.metrics.observe(*spent)
 
     def _work(self, live: Live, body: bytes, header_length: bytes | None, gzipped: bool) -> Done:
         began = perf_counter()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from starlette.types import Message, Receive, Scope, Send
 
 from service import batching, tabular
+from service.admission import ARROW, JSON, NDJSON, Admitted, admit
 from service.background import Done
 from service.batching import Answer
-from service.errors import Problem
-from service.limits import NEVER, ClientGoneError, Holding, check_length, deadline, inflate, read_body
+from service.limits import NEVER, ClientGoneError, Holding, inflate, read_body
 from service.live import Live
 from service.streams import BLOCK, Lines, Pieces, Stream, Whole
 from service.validation import query
@@ -26,9 +26,7 @@ from service.validation import query
 if TYPE_CHECKING:
     from service.parts import Parts
 
-JSON = b"application/json"
-NDJSON = b"application/x-ndjson"
-ARROW = b"application/vnd.apache.arrow.stream"
+Spent = tuple[float, float, float, float]  # seconds of metrics.STAGES
 ROUTES = ("/score", "/models/{name}/score", "/models/{name}/versions/{version}/score")
 PATH = re.compile(r"(?:/models/([^/]+)(?:/versions/([^/]+))?)?/score")
 
@@ -39,56 +37,36 @@ class Scoring:
     def __init__(self, parts: Parts) -> None:
         self._parts, settings = parts, parts.settings
         self._limit, self._inline, self._max_records = settings.max_body_bytes, parts.inline_bytes, settings.max_records
-        self._registry, self._keys = parts.registry, parts.keys
         self._permits, self._room = parts.permits, parts.room
         self._batcher, self._background = parts.batcher, parts.background
         self._observe = parts.metrics.observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        began = perf_counter()
-        headers: Mapping[bytes, bytes] = dict(scope["headers"])
-        request_id: str = scope["request_id"]
-        self._keys.check_api(headers)
-        content_type = headers.get(b"content-type", JSON)
-        if content_type != JSON:
-            content_type = media_type(content_type)
-        encoding = headers.get(b"content-encoding")
-        gzipped = encoding is not None and is_gzip(encoding)
-        length = check_length(headers, self._limit)
-        until = deadline(headers, began)
-        path = scope["path"]
-        live = scope["live"] = self._registry.default() if path == "/score" else await self._registry.find(PATH, path)
-        if content_type == JSON:
-            no_query(scope)
-        if length > self._inline:
+        head = await admit(self._parts, scope, PATH, (JSON, NDJSON, ARROW))
+        if head.length > self._inline:
             self._permits.check()  # full: says so before the body is read
         with Holding(self._room) as held:
-            if content_type == NDJSON:
+            if head.content_type == NDJSON:
                 pieces = Pieces(await receive(), receive, self._limit, held)
                 out = Whole(send, held) if scope["http_version"] == "1.0" else send
-                await self._stream(scope, pieces, out, live, gzipped, until)
+                await self._stream(scope, pieces, out, head)
                 return
-            answer, parse, queue, arrived = await self._score(scope, receive, held, content_type, gzipped, until)
-        total = perf_counter() - arrived
-        extent = (b"content-length", b"%d" % len(answer.body))
-        await send(start(content_type, extent, request_id, server_timing(parse, queue, answer.inference, total)))
-        await send({"type": "http.response.body", "body": answer.body})
-        self._observe(parse, queue, answer.inference, total)
-        scope["scored"] = (live.name, live.version, answer.records, answer.anomalies)
+            answer, parse, queue, arrived = await self._score(scope, receive, held, head)
+        spent = parse, queue, answer.inference, perf_counter() - arrived
+        await send_whole(scope, send, head.content_type, answer, spent)
+        self._observe(*spent)
 
-    async def _score(
-        self, scope: Scope, receive: Receive, held: Holding, content_type: bytes, gzipped: bool, until: float
-    ) -> tuple[Answer, float, float, float]:
+    async def _score(self, scope: Scope, receive: Receive, held: Holding, head: Admitted) -> tuple[Answer, float, float, float]:
         """The answer, the seconds of parsing and of waiting, and when the body was whole. Nothing has the body any more."""
-        live, trace, message = scope["live"], scope["trace"], await receive()
+        live, gzipped, until, trace, message = head.live, head.gzipped, head.until, scope["trace"], await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         body = message.get("body", b"")
         if message.get("more_body", False) or len(body) > self._inline:
             body = await read_body(message, receive, self._limit, held)
         arrived = perf_counter()
-        if content_type == ARROW:
+        if head.content_type == ARROW:
             table = tabular.Request(live, body, self._limit, self._max_records, scope["query_string"], gzipped=gzipped)
             return *await self._background.answer(live, table.rows, table.answer, until, trace, receive), arrived
         if len(body) > self._inline or gzipped:
@@ -106,10 +84,11 @@ class Scoring:
             trace.add((arrived + parse, queue), (arrived, parse), (answer.began, answer.inference))
         return answer, parse, queue, arrived
 
-    async def _stream(self, scope: Scope, pieces: Pieces, send: Send, live: Live, gzipped: bool, until: float) -> None:
+    async def _stream(self, scope: Scope, pieces: Pieces, send: Send, head: Admitted) -> None:
         """Answers a stream of lines. A problem is the whole answer if no result was sent yet; else it is the last line."""
         alpha, _, explain = query(scope["query_string"], ("alpha", "explain"))
-        stream = Stream(live, Lines(self._limit, gzipped=gzipped), self._max_records, alpha, explain)
+        live, until = head.live, head.until
+        stream = Stream(live, Lines(self._limit, gzipped=head.gzipped), self._max_records, alpha, explain)
         request_id, started, exhausted, ended = scope["request_id"], False, True, False
         records, anomalies, seconds, take = 0, 0, [0.0, 0.0, 0.0], self._permits.take
         try:
@@ -167,18 +146,15 @@ def score_route(path: str) -> str | None:
     return None if found is None else ROUTES[found.lastindex or 0]
 
 
-def media_type(content_type: bytes) -> bytes:
-    """One of JSON, NDJSON and ARROW, with whatever parameters it came; raises the 415."""
-    name = content_type.split(b";", 1)[0].strip().lower()
-    if name not in (JSON, NDJSON, ARROW):
-        raise Problem("unsupported_media_type", f"Send {', '.join(kind.decode() for kind in (JSON, NDJSON, ARROW))}.")
-    return name
-
-
-def no_query(scope: Scope) -> None:
-    """Raises the 422 of a query string where parameters belong in the body: they would be without effect."""
-    if scope["query_string"]:
-        query(scope["query_string"], ())
+async def send_whole(
+    scope: Scope, send: Send, content_type: bytes, answer: Answer, spent: Spent, more: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    """Sends a 200 in one piece, with these headers more, and tells the log by the scope what was scored."""
+    head = start(content_type, (b"content-length", b"%d" % len(answer.body)), scope["request_id"], server_timing(*spent))
+    head["headers"] += more
+    await send(head)
+    await send(part(answer.body, more=False))
+    scope["scored"] = (scope["live"].name, scope["live"].version, answer.records, answer.anomalies)
 
 
 def start(content_type: bytes, extent: tuple[bytes, bytes], request_id: str, timing: bytes) -> Message:
@@ -196,14 +172,6 @@ def server_timing(parse: float, queue: float, inference: float, total: float) ->
     """The header's value."""
     milliseconds = 1e3 * parse, 1e3 * queue, 1e3 * inference, 1e3 * total
     return b"parse;dur=%.3f, queue;dur=%.3f, inference;dur=%.3f, total;dur=%.3f" % milliseconds
-
-
-def is_gzip(encoding: bytes) -> bool:
-    """Whether a Content-Encoding is gzip, rather than none; raises the 415 for any other."""
-    name = encoding.strip().lower()
-    if name not in (b"gzip", b"x-gzip", b"identity", b""):
-        raise Problem("unsupported_encoding", "Send the body as it is, or with Content-Encoding: gzip.")
-    return name in (b"gzip", b"x-gzip")
 
 
 def estimate_rows(body: bytes, width: int, gzipped: bool) -> int:
