@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,7 +26,6 @@ NAMELESS = ("/score", "/explain")  # the paths of the default model
 class Admitted(NamedTuple):
     """What the head of a request says."""
 
-    headers: Mapping[bytes, bytes]
     content_type: bytes  # one of those that its endpoint takes
     gzipped: bool
     length: int  # of the body, 0 where that is not said
@@ -51,7 +49,7 @@ async def admit(parts: Parts, scope: Scope, pattern: re.Pattern[str], taken: tup
     live = scope["live"] = parts.registry.default() if path in NAMELESS else await parts.registry.find(pattern, path)
     if scope["query_string"] and content_type not in (NDJSON, ARROW):
         query(scope["query_string"], ())  # refuses all parameters: they belong in the body, and would be without effect
-    return Admitted(headers, content_type, gzipped, length, until, live)
+    return Admitted(content_type, gzipped, length, until, live)
 
 
 def _media_type(content_type: bytes, taken: tuple[bytes, ...]) -> bytes:

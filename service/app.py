@@ -82,7 +82,7 @@ class Service(FastAPI, Parts):
             await super().__call__(scope, receive, send)
             return
         began = perf_counter()
-        fields = scope["fields"] = dict(scope["headers"])
+        fields = scope["fields"] = dict(scope["headers"])  # of the head, by name
         request_id = scope["request_id"] = self.request_id(fields)
         path, method = scope["path"], scope["method"]
         route = scoring_route(path) if method == "POST" and not self.draining else None
@@ -124,7 +124,7 @@ class Service(FastAPI, Parts):
         if self.draining and not path.startswith(("/health", "/v2/health")):
             raise shutting_down()
         if self.settings.docs_need_key and path in DOCUMENTS:
-            self.keys.check_api(dict(scope["headers"]))
+            self.keys.check_api(scope["fields"])
 
         async def note(message: Message) -> None:
             nonlocal status

@@ -37,7 +37,7 @@ class Inference:
         with Holding(self._parts.room) as held:
             body = await read_body(await receive(), receive, self._limit, held)
             arrived = perf_counter()
-            header_length, width = head.headers.get(HEADER_LENGTH), head.live.detector.manifest.width
+            header_length, width = scope["fields"].get(HEADER_LENGTH), head.live.detector.manifest.width
             rows = estimate_rows(body, width, head.gzipped) if header_length is None else max(1, len(body) // (4 * width))
             work = partial(self._work, head.live, body, header_length, head.gzipped)
             answer, parse, queue = await self._parts.background.answer(head.live, rows, work, head.until, scope["trace"], receive)

@@ -63,7 +63,7 @@ async def needs_page(service: App) -> None:
 
 async def needs_key_or_form(request: Request, service: App) -> None:
     """Lets an API or admin key pass, in a header or, as a browser opens a page with, in the field `key` of a form."""
-    headers = dict(request.scope["headers"])
+    headers = dict(request.scope["fields"])
     if headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower() == FORM:
         body = b""
         with contextlib.suppress(ClientGoneError), Holding(service.room) as held:

@@ -34,18 +34,18 @@ App = Annotated[Parts, Depends(the_service)]
 
 async def needs_key(request: Request, service: App) -> None:
     """Lets an API or admin key pass."""
-    service.keys.check_api(dict(request.scope["headers"]))
+    service.keys.check_api(request.scope["fields"])
 
 
 async def needs_admin_key(request: Request, service: App) -> None:
     """Lets an admin key pass."""
-    service.keys.check_admin(dict(request.scope["headers"]))
+    service.keys.check_admin(request.scope["fields"])
 
 
 async def needs_metrics_key(request: Request, service: App) -> None:
     """Lets a key pass where the settings ask for one."""
     if service.settings.metrics_need_key:
-        service.keys.check_api(dict(request.scope["headers"]))
+        service.keys.check_api(request.scope["fields"])
 
 
 @health.head("/health", include_in_schema=False)
