@@ -47,6 +47,11 @@ class Writer:
         results, warnings = self.records(batch, scores)
         return b"%b[%b]}" % (self.head(scores), b",".join(results)), warnings
 
+    def lines(self, batch: Batch, scores: Scores) -> tuple[bytes, dict[str, int]]:
+        """As `write`, but of records alone, a result a line."""
+        results, warnings = self.records(batch, scores)
+        return b"\n".join(results) + b"\n", warnings
+
     def head(self, scores: Scores) -> bytes:
         """The answer up to its results. The threshold has the digits of float32, as the scores do: so that whoever compares
         the two as they are written agrees with is_anomaly."""

@@ -66,12 +66,12 @@ def answered(
     )
 
 
-def answer(live: Live, batch: Batch) -> tuple[Answer, Observed]:
-    """The answer to one request. Raises the Problem that says why there is none."""
+def answer(live: Live, batch: Batch, *, lines: bool = False) -> tuple[Answer, Observed]:
+    """The answer to one request, or as `lines` to a block of a stream. Raises the Problem that says why there is none."""
     began = perf_counter()
-    scores = score_batch(live, batch)
+    scores = score(live, batch)
     inference = perf_counter() - began
-    body, warnings = live.writer.write(batch, scores)
+    body, warnings = live.writer.lines(batch, scores) if lines else live.writer.write(batch, scores)
     note(live, batch, scores)
     return answered(body, scores, began, inference, warnings)
 
@@ -83,7 +83,7 @@ def answer_together(live: Live, batches: Sequence[Batch]) -> tuple[list[Answer],
     joined = Batch(np.concatenate([batch.x for batch in batches]), rows, False, all(batch.normal for batch in batches))
     if not joined.normal:
         joined.changed = _changed(batches)
-    scores = score_batch(live, joined)
+    scores = score(live, joined)
     inference = perf_counter() - began
     results, warnings = live.writer.records(joined, scores)
     note(live, joined, scores)
@@ -104,22 +104,12 @@ def _changed(batches: Sequence[Batch]) -> list[Change]:
     ]
 
 
-def answer_lines(live: Live, batch: Batch) -> tuple[Answer, Observed]:
-    """The answer to a block of a stream of records: a result a line."""
-    began = perf_counter()
-    scores = score_batch(live, batch)
-    inference = perf_counter() - began
-    results, warnings = live.writer.records(batch, scores)
-    note(live, batch, scores)
-    return answered(b"\n".join(results) + b"\n", scores, began, inference, warnings)
-
-
 def count(live: Live, observed: Observed) -> None:
     """Counts a run."""
     live.counts.count(observed.score, observed.p_value, observed.anomalies, observed.warnings)
 
 
-def score_batch(live: Live, batch: Batch) -> Scores:
+def score(live: Live, batch: Batch) -> Scores:
     """The scores of a batch, by which health knows the model to work. Raises the 422 of an unsupported alpha."""
     try:
         scores = live.detector.score(batch.x, batch.alpha, batch.fdr, batch.explain)
@@ -146,9 +136,9 @@ def note(live: Live, batch: Batch, scores: Scores) -> None:
 
 
 def score_finite(live: Live, batch: Batch) -> Scores:
-    """As score_batch and note, for an answer that has no way to leave a score out. Raises the 422 of records without a finite
+    """As score and note, for an answer that has no way to leave a score out. Raises the 422 of records without a finite
     one, too."""
-    scores = score_batch(live, batch)
+    scores = score(live, batch)
     if not np.isfinite(scores.score).all():
         raise not_scorable([f"records[{row}]" for row in np.flatnonzero(~np.isfinite(scores.score))])
     note(live, batch, scores)

@@ -13,9 +13,10 @@ from time import perf_counter
 import numpy as np
 from starlette.types import Receive, Scope, Send
 
+from service import batching
 from service.admission import JSON, admit
 from service.background import Done
-from service.batching import Answer, score_batch
+from service.batching import Answer
 from service.errors import FieldError, Problem, not_scorable
 from service.limits import Holding, inflate, read_body
 from service.live import Live
@@ -59,7 +60,7 @@ class Explanations:
             raise Problem("too_many_records", f"{detail}: send several requests.")
         batch.explain = "all"
         began = perf_counter()
-        scores, what_if = score_batch(live, batch), live.detector.what_if(batch.x)
+        scores, what_if = batching.score(live, batch), live.detector.what_if(batch.x)
         inference = perf_counter() - began
         if not np.isfinite(what_if.score).all():
             raise not_scorable([f"records[{row}]" for row in np.flatnonzero(~np.isfinite(what_if.score).all(axis=1))])

@@ -138,7 +138,7 @@ class Stream:
         batch.alpha, batch.explain = self._alpha, self._explain
         self._records += len(lines)
         parse = perf_counter() - began
-        return Block(*batching.answer_lines(self._live, batch), exhausted, began, parse)
+        return Block(*batching.answer(self._live, batch, lines=True), exhausted, began, parse)
 
 
 class Whole:
