@@ -24,7 +24,7 @@ NAMELESS = ("/score", "/explain")  # the paths of the default model
 
 
 class Admitted(NamedTuple):
-    """What the head of a request says."""
+    """What is known of a request when its head is good."""
 
     content_type: bytes  # one of those that its endpoint takes
     gzipped: bool

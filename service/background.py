@@ -42,15 +42,10 @@ class Background:
             await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 raise ClientGoneError
-            answer, observed, began, parse = running.result()
+            return account(live, running.result(), queued, trace)
         finally:
             gone.cancel()
             running.cancel()
-        if observed is not None:
-            count(live, observed)
-        if trace is not None:
-            trace.add((queued, began - queued), (began, parse), (answer.began, answer.inference))
-        return answer, parse, began - queued
 
     def run(self, rows: int, work: Callable[[], T], until: float) -> asyncio.Future[T]:
         """What work gives in the thread, unless it is too late. Rows stay permitted until the thread has done with them, or the
@@ -76,6 +71,16 @@ class Background:
     def close(self) -> None:
         """Ends the thread, when no request is left."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def account(live: Live, done: Done, queued: float, trace: Trace | None) -> tuple[Answer, float, float]:
+    """Counts and traces what was done after it had waited since `queued`; its answer, and the seconds of parsing and waiting."""
+    answer, observed, began, parse = done
+    if observed is not None:
+        count(live, observed)
+    if trace is not None:
+        trace.add((queued, began - queued), (began, parse), (answer.began, answer.inference))
+    return answer, parse, began - queued
 
 
 async def _until_gone(receive: Receive) -> None:

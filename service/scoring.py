@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service import batching, tabular
 from service.admission import ARROW, JSON, NDJSON, Admitted, admit
-from service.background import Done
+from service.background import Done, account
 from service.batching import Answer
 from service.limits import NEVER, ClientGoneError, Holding, inflate, read_body
 from service.live import Live
@@ -89,33 +89,28 @@ class Scoring:
         alpha, _, explain = query(scope["query_string"], ("alpha", "explain"))
         live, until = head.live, head.until
         stream = Stream(live, Lines(self._limit, gzipped=head.gzipped), self._max_records, alpha, explain)
-        request_id, started, exhausted, ended = scope["request_id"], False, True, False
+        request_id, started, ended = scope["request_id"], False, False
         records, anomalies, seconds, take = 0, 0, [0.0, 0.0, 0.0], self._permits.take
         try:
             while not ended:
-                piece = await pieces.next() if exhausted else b""
+                piece = await pieces.next() if stream.exhausted else b""
                 last = pieces.given_out
                 take(BLOCK)
                 take, queued = self._permits.take_more, perf_counter()
-                block = await self._background.run(BLOCK, partial(stream.work, piece, last=last), until)
+                done = await self._background.run(BLOCK, partial(stream.work, piece, last=last), until)
                 pieces.hold(stream.held)
-                exhausted = block.exhausted
-                ended = last and exhausted
-                if block.answer is not None and block.observed is not None:
-                    batching.count(live, block.observed)
-                    records, anomalies = records + block.answer.records, anomalies + block.answer.anomalies
-                    spent = (block.parse, block.began - queued, block.answer.inference)
-                    seconds = [sum(pair) for pair in zip(seconds, spent, strict=True)]
-                    if scope["trace"] is not None:
-                        inference = block.answer.began, block.answer.inference
-                        scope["trace"].add((queued, spent[1]), (block.began, block.parse), inference)
+                ended = last and stream.exhausted
+                if done is not None:
+                    answer, parse, queue = account(live, done, queued, scope["trace"])
+                    records, anomalies = records + answer.records, anomalies + answer.anomalies
+                    seconds = [sum(pair) for pair in zip(seconds, (parse, queue, answer.inference), strict=True)]
                     if not started:
                         timing = server_timing(seconds[0], seconds[1], seconds[2], sum(seconds))
-                        extent = (b"content-length", b"%d" % len(block.answer.body)) if ended else (b"connection", b"close")
+                        extent = (b"content-length", b"%d" % len(answer.body)) if ended else (b"connection", b"close")
                         await send(start(NDJSON, extent, request_id, timing))
                         started = True
                     until = NEVER  # what has begun is answered
-                    await pieces.during(send(part(block.answer.body, more=not ended)))
+                    await pieces.during(send(part(answer.body, more=not ended)))
                 elif ended and started:
                     await send(part(b"", more=False))
         except ClientGoneError:

@@ -10,14 +10,13 @@ import asyncio
 import zlib
 from collections import deque
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from time import perf_counter
 
 from starlette.types import Message, Receive, Send
 
 from service import batching
+from service.background import Done
 from service.batch import Explain
-from service.batching import Answer, Observed
 from service.errors import FieldError, Problem
 from service.limits import INFLATE_STEP, ClientGoneError, Holding, body_too_large
 from service.live import Live
@@ -25,17 +24,6 @@ from service.live import Live
 BLOCK = 512  # lines scored at a time: other requests wait for no more than these
 PART = 256 << 10  # bytes given out at a time, where more wait: what has been scored is held no more
 NOT_GZIP = "The body is not gzip, although its Content-Encoding says so."
-
-
-@dataclass(slots=True)
-class Block:
-    """What came of some lines: an answer with what the metrics learn of it, or nothing where no line was whole."""
-
-    answer: Answer | None
-    observed: Observed | None
-    exhausted: bool  # more of the body is needed to go on
-    began: float
-    parse: float  # seconds
 
 
 class Lines:
@@ -118,27 +106,33 @@ class Stream:
         self._records = 0
 
     @property
+    def exhausted(self) -> bool:
+        """Whether more of the body is needed to go on."""
+        return self._lines.exhausted
+
+    @property
     def held(self) -> int:
         """Bytes of the body that are in memory, but for those that `work` has not been given."""
         return self._lines.held
 
-    def work(self, piece: bytes, *, last: bool) -> Block:
-        """Scores the next lines, this piece's among them, in the worker thread. Raises the Problem of a bad one."""
+    def work(self, piece: bytes, *, last: bool) -> Done | None:
+        """Scores the next lines, this piece's among them, in the worker thread; None where none is whole. Raises the Problem of a
+        bad one.
+        """
         began = perf_counter()
         self._lines.feed(piece, last=last)
         lines = self._lines.take(BLOCK)
-        exhausted = self._lines.exhausted
         if not lines:
-            if last and exhausted and not self._records:
+            if last and self.exhausted and not self._records:
                 raise Problem("invalid_request", "No records.", [FieldError("records", "a line is needed, at least")])
-            return Block(None, None, exhausted, began, 0.0)
+            return None
         if self._records + len(lines) > self._max_records:
             raise Problem("too_many_records", f"A request may have {self._max_records} records: send several requests.")
         batch = self._live.reader.read_lines(lines, self._records)
         batch.alpha, batch.explain = self._alpha, self._explain
         self._records += len(lines)
         parse = perf_counter() - began
-        return Block(*batching.answer(self._live, batch, lines=True), exhausted, began, parse)
+        return *batching.answer(self._live, batch, lines=True), began, parse
 
 
 class Whole:
