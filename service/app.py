@@ -242,12 +242,7 @@ def _tell_why_it_ended(task: asyncio.Task[None]) -> None:
 async def _refuse(request: Request, error: Exception) -> Response:
     problem = open_inference_routes.with_error(cast(Problem, error), request.scope["path"])
     request.app.metrics.errors[problem.code] += 1
-    request.scope["code"] = problem.code  # for its line in the log
-    request_id = request.scope["request_id"]
-    body = problem.body(request_id)
-    answer = Response(body, problem.status)
-    answer.raw_headers = problem.head(body, request_id)
-    return answer
+    return routes.response(request, problem)
 
 
 async def _refuse_framework(request: Request, error: Exception) -> Response:

@@ -128,8 +128,13 @@ def watched_models(service: Parts) -> tuple[list[Live], Live | None]:
 
 def unavailable(request: Request, reason: str) -> Response:
     """The 503 of /health: a problem document, but with the word for a status that health documents have."""
-    problem, request_id = not_ready(reason, status="unavailable", reason=reason), request.scope["request_id"]
+    return response(request, not_ready(reason, status="unavailable", reason=reason))
+
+
+def response(request: Request, problem: Problem) -> Response:
+    """A problem as the answer to a request, whose line in the log has its code."""
     request.scope["code"] = problem.code
+    request_id = request.scope["request_id"]
     body = problem.body(request_id)
     answer = Response(body, problem.status)
     answer.raw_headers = problem.head(body, request_id)
