@@ -146,8 +146,12 @@ def decode(feature: Feature, columns: NDArray[np.float32]) -> float | int | str 
         return feature.categories[code] if 0 <= code < len(feature.categories) else None
     if feature.integer and abs(value) < WHOLE_MOST:
         return int(np.rint(value))
-    # A float32 has 9 digits at most; the 17 of its float64 twin would only look exact.
-    return float(str(np.float32(value)))
+    return as_written(value)
+
+
+def as_written(value: float | None) -> float | None:
+    """A number in the digits of float32, as /score writes it: 9 at most; the 17 of its float64 twin would only look exact."""
+    return None if value is None else float(str(np.float32(value)))
 
 
 class Limits:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from service.calibration import SEVERITIES
 from service.detector import Scores
-from service.encoding import decode
+from service.encoding import as_written, decode
 from service.manifest import Manifest, column_slices
 
 KEPT = 50
@@ -71,7 +71,7 @@ class Latest:
             {
                 "place": flagged.place,
                 "time": round(flagged.at, 3),
-                "score": float(str(np.float32(flagged.score))),
+                "score": as_written(flagged.score),
                 "p_value": flagged.p_value,
                 "severity": flagged.severity,
                 "contributions": self._contributions(flagged),
@@ -81,7 +81,7 @@ class Latest:
 
     def _contributions(self, flagged: Flagged) -> list[dict[str, Any]]:
         terms: list[dict[str, Any]] = [
-            {"feature": name, "contribution": float(str(part))}
+            {"feature": name, "contribution": as_written(part)}
             for name, part in zip(self._manifest.terms, flagged.contributions, strict=True)
         ]
         features = self._manifest.features

@@ -6,12 +6,12 @@ import re
 from functools import partial
 from time import perf_counter
 
-import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from service import batching, open_inference_request
 from service.admission import BINARY, JSON, admit
 from service.background import Done
+from service.encoding import as_written
 from service.limits import Holding, inflate, read_body
 from service.live import Live
 from service.parts import Parts
@@ -60,7 +60,7 @@ class Inference:
             "parameters": {
                 "score_kind": live.detector.manifest.score_kind,
                 "alpha": scores.alpha,
-                "threshold": float(str(np.float32(scores.threshold))),  # in the digits of the scores
+                "threshold": as_written(scores.threshold),
             },
         }
         body, head_bytes = write(head, request.answer(scores))

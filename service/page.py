@@ -18,13 +18,13 @@ from fastapi.responses import HTMLResponse
 from numpy.typing import NDArray
 
 from service.activity import shares
-from service.encoding import decode
+from service.encoding import as_written, decode
 from service.errors import Problem
 from service.limits import ClientGoneError, Holding, read_body
 from service.manifest import Manifest, column_slices
 from service.metrics import SCORES
 from service.page_schemas import ActivityDocument, ExampleRecord
-from service.routes import App, as_written, needs_key
+from service.routes import App, needs_key
 from service.schemas import problems
 
 page = APIRouter(tags=["page"])

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterable
 from typing import Annotated, Any, cast
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from service import metrics
 from service.drift_document import DriftDocument, document
+from service.encoding import as_written
 from service.errors import Problem, not_ready
 from service.live import Live
 from service.manifest import NAME, BundleError
@@ -233,8 +233,3 @@ def _summary(name: str, live: Live | None, default: str | None) -> dict[str, Any
         "alpha": manifest.alpha if manifest else None,
         "threshold": as_written(manifest.threshold) if manifest else None,
     }
-
-
-def as_written(value: float | None) -> float | None:
-    """A number in the digits of float32, as /score writes it."""
-    return None if value is None else float(str(np.float32(value)))
