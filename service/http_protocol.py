@@ -40,7 +40,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Starts the clock: a silent connection is late, too."""
         super().connection_made(transport)
-        settings = cast(Parts, self.app).settings
+        self._parts = cast(Parts, self.app)
+        settings = self._parts.settings
         self._head_seconds, self._request_seconds = settings.head_seconds, settings.request_seconds
         self._since: float | None = self.loop.time()  # when the request that is arriving began; None between requests
         self._in_head = True
@@ -55,7 +56,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._default_lines, self._default_head = list[tuple[bytes, bytes]](), b""
         if self.server_state not in _sweeping:
             _sweeping.append(self.server_state)
-            self.loop.call_later(SWEEP_SECONDS, _sweep, self.loop, self.server_state, cast(Parts, self.app).room)
+            self.loop.call_later(SWEEP_SECONDS, _sweep, self.loop, self.server_state, self._parts.room)
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, unless this connection has been refused and only waits for its end."""
@@ -84,13 +85,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._fed > MAX_HEAD_BYTES and not self._refused:
             self._refuse_head()
         if begins and self._since is None and type(self.cycle) is Exchange and self.cycle.let_in:
-            cast(Parts, self.app).heads.keep(data, self.cycle.head)
+            self._parts.heads.keep(data, self.cycle.head)
 
     def _is_known(self, data: bytes) -> bool:
         """Answers a packet that is one whole request, if its head came before: the parser would make the same of it."""
-        parts = cast(Parts, self.app)
-        head = parts.heads.find(data)
-        exchange = None if head is None else direct.begin(self, parts, head)
+        head = self._parts.heads.find(data)
+        exchange = None if head is None else direct.begin(self, self._parts, head)
         if head is None or exchange is None:
             return False
         self._since = self._idle = None
@@ -141,10 +141,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._upgrading = True
             return
         head = direct.read(self)
-        exchange = None if head is None else direct.begin(self, self.app, head)
+        exchange = None if head is None else direct.begin(self, self._parts, head)
         if exchange is None:
             super().on_headers_complete()
-            if cast(Parts, self.app).draining:
+            if self._parts.draining:
                 self.cycle.keep_alive = False
         else:
             self.cycle = self._running = exchange
@@ -208,7 +208,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The process ends: what still comes in on connections that are open is refused, what is under way finishes."""
-        cast(Parts, self.app).draining = True
+        self._parts.draining = True
         if self._between_requests():
             self._part(LINGER_TURNS)
         else:
@@ -295,7 +295,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _count_refusal(self, problem: Problem, own: Any) -> str:
         """Counts and logs it as any other answer, here or where the request under way is; returns the id of the request."""
-        parts = cast(Parts, self.app)
+        parts = self._parts
         parts.metrics.errors[problem.code] += 1
         if type(own) is Exchange:
             own.refused = problem
