@@ -211,40 +211,14 @@ class Metrics(Collector):
         yield from (requests, errors, stages)
         yield from self._collect_models()
         yield from families(self.watched())
-        reloads = CounterMetricFamily("anomaly_reloads", "Versions loaded or refused.", labels=["model", "result"])
-        for model in sorted({model for model, _ in self.reloads}):
-            for result in RESULTS:
-                reloads.add_metric([model, result], self.reloads[model, result])
-        info = GaugeMetricFamily(
-            "anomaly_model_info", "1 for each served version.", labels=["model", "version", "score_kind", "provider"]
-        )
-        for served in self.served():
-            info.add_metric(list(served), 1)
-        queue = GaugeMetricFamily(
-            "anomaly_queue_rows", "Rows waiting for, or in, the background thread.", value=self.queue_rows()
-        )
-        held = GaugeMetricFamily(
-            "anomaly_held_bytes", "Bytes of bodies, and of answers not taken, that are held.", value=self.held_bytes()
-        )
-        lost = GaugeMetricFamily("anomaly_gpu_lost", "Served versions on the CPU although there is a GPU.", value=self.gpu_lost())
-        refusals = CounterMetricFamily("anomaly_refusals", "Bundles refused, by how far they came.", labels=["model", "stage"])
-        for model in sorted({model for model, _ in (*self.reloads, *self.refusals)}):
-            for stage in HOW_FAR:
-                refusals.add_metric([model, stage], self.refusals[model, stage])
-        refused = GaugeMetricFamily("anomaly_bundle_refused", "1 for each model whose CURRENT cannot be used.", labels=["model"])
-        for model, is_refused in self.refused().items():
-            refused.add_metric([model], int(is_refused))
-        unreadable = GaugeMetricFamily(
-            "anomaly_models_unreadable", "1 where new versions cannot be looked for.", value=int(self.models_unreadable())
-        )
-        not_ready = GaugeMetricFamily("anomaly_not_ready", "1 where no score can be given.", value=int(self.not_ready()))
-        dropped = CounterMetricFamily(
-            "anomaly_log_lines_dropped", "Lines of requests that the log could not take.", value=self.log_lines_dropped()
-        )
-        replaced = CounterMetricFamily(
-            "anomaly_workers_replaced", "Worker processes started for one that was gone.", value=self.replaced
-        )
-        yield from (reloads, refusals, refused, unreadable, not_ready, info, queue, held, lost, dropped, replaced)
+        yield from self._collect_versions()
+        gauge, counter = GaugeMetricFamily, CounterMetricFamily
+        yield gauge("anomaly_queue_rows", "Rows waiting for, or in, the background thread.", value=self.queue_rows())
+        yield gauge("anomaly_held_bytes", "Bytes of bodies, and of answers not taken, that are held.", value=self.held_bytes())
+        yield gauge("anomaly_gpu_lost", "Served versions on the CPU although there is a GPU.", value=self.gpu_lost())
+        dropped = self.log_lines_dropped()
+        yield counter("anomaly_log_lines_dropped", "Lines of requests that the log could not take.", value=dropped)
+        yield counter("anomaly_workers_replaced", "Worker processes started for one that was gone.", value=self.replaced)
         yield from self._collect_shadow()
 
     def _collect_models(self) -> Iterator[Any]:
@@ -270,6 +244,28 @@ class Metrics(Collector):
             scores.add_metric(key, counts.scores.buckets(), counts.scores.sum)
             p_values.add_metric(key, counts.p_values.buckets(), counts.p_values.sum)
         yield from (requests, batches, records, warnings, scores, p_values)
+
+    def _collect_versions(self) -> Iterator[Any]:
+        reloads = CounterMetricFamily("anomaly_reloads", "Versions loaded or refused.", labels=["model", "result"])
+        for model in sorted({model for model, _ in self.reloads}):
+            for result in RESULTS:
+                reloads.add_metric([model, result], self.reloads[model, result])
+        refusals = CounterMetricFamily("anomaly_refusals", "Bundles refused, by how far they came.", labels=["model", "stage"])
+        for model in sorted({model for model, _ in (*self.reloads, *self.refusals)}):
+            for stage in HOW_FAR:
+                refusals.add_metric([model, stage], self.refusals[model, stage])
+        refused = GaugeMetricFamily("anomaly_bundle_refused", "1 for each model whose CURRENT cannot be used.", labels=["model"])
+        for model, is_refused in self.refused().items():
+            refused.add_metric([model], int(is_refused))
+        yield from (reloads, refusals, refused)
+        blind = int(self.models_unreadable())
+        yield GaugeMetricFamily("anomaly_models_unreadable", "1 where new versions cannot be looked for.", value=blind)
+        yield GaugeMetricFamily("anomaly_not_ready", "1 where no score can be given.", value=int(self.not_ready()))
+        labels = ["model", "version", "score_kind", "provider"]
+        info = GaugeMetricFamily("anomaly_model_info", "1 for each served version.", labels=labels)
+        for served in self.served():
+            info.add_metric(served, 1)
+        yield info
 
     def _collect_shadow(self) -> Iterator[Any]:
         up = GaugeMetricFamily("anomaly_shadow_up", "1 unless the shadow cannot be used.", labels=["model", "shadow"])
