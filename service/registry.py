@@ -11,9 +11,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from service import log, signature
 from service.bundle import check_name, closed_folders, current_version, list_models, list_versions, read_file
@@ -25,8 +24,8 @@ from service.refusals import Refusal, Seen, look
 from service.settings import Settings
 from service.shadow import Shadow
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Given = TypeVarTuple("Given")
 
 
 class Registry:
@@ -149,7 +148,7 @@ class Registry:
                     raise unusable from None
                 self._pinned_refused.pop(key, None)
                 while len(self._pinned) > self._settings.cached_versions:
-                    self._forget(self._pinned.popitem(last=False)[1])
+                    self._metrics.forget(*self._pinned.popitem(last=False)[0])
             return self._pinned[key]
 
     def names(self) -> list[str]:
@@ -268,7 +267,7 @@ class Registry:
         self._live[live.name] = live
         self._pinned.pop((live.name, live.version), None)
         if before is not None:
-            self._forget(before)
+            self._metrics.forget(before.name, before.version)
         if self.shadow is not None and self.shadow.name == live.name:
             self.shadow.attach(live)
         self._metrics.reloads[live.name, "loaded"] += 1
@@ -296,9 +295,6 @@ class Registry:
         else:
             shadow.take(live.detector, self._live.get(shadow.name))
 
-    def _forget(self, live: Live) -> None:
-        self._metrics.forget(live.name, live.version)
-
     def _note_refusal(self, name: str, version: str, error: BundleError) -> None:
         self._metrics.refusals[name, error.stage] += 1
         log.event(logging.ERROR, "bundle refused", model=name, version=version, stage=error.stage, reason=str(error))
@@ -308,8 +304,8 @@ class Registry:
         why = f" Refused: {', '.join(sorted(refused))}; the log has the reason." if refused else ""
         return not_ready(detail + why)
 
-    async def _in_thread(self, function: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._loader, partial(function, *args, **more))
+    async def _in_thread(self, function: Callable[[*Given], T], *given: *Given) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._loader, function, *given)
 
     async def look(self) -> None:
         """Looks for new versions, and for the shadow's; what keeps it from that is logged."""
