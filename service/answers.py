@@ -64,29 +64,12 @@ class Writer:
         score, p_value = _finite(batch, scores), floats(scores.p_value)
         reasons = dict(zip(scores.explained.tolist(), self._explainer.write(batch, scores, what_if), strict=True))
         warnings, counts = ({}, {}) if batch.normal else write_warnings(self._limits, batch.x, batch.changed)
+        flags, levels = scores.is_anomaly.tolist(), scores.severity.tolist()
+        elbos, errors = floats(scores.elbo), floats(scores.reconstruction_error)
         return [
             RESULT
-            % (
-                s,
-                p,
-                VERDICTS[flag],
-                SEVERITY_NAMES[level],
-                elbo,
-                error,
-                reasons.get(row, NOTHING),
-                warnings.get(row, NO_WARNINGS),
-            )
-            for row, (s, p, flag, level, elbo, error) in enumerate(
-                zip(
-                    score,
-                    p_value,
-                    scores.is_anomaly.tolist(),
-                    scores.severity.tolist(),
-                    floats(scores.elbo),
-                    floats(scores.reconstruction_error),
-                    strict=True,
-                )
-            )
+            % (s, p, VERDICTS[flag], SEVERITY_NAMES[level], elbo, error, reasons.get(i, NOTHING), warnings.get(i, NO_WARNINGS))
+            for i, (s, p, flag, level, elbo, error) in enumerate(zip(score, p_value, flags, levels, elbos, errors, strict=True))
         ], counts
 
     def _columns(self, batch: Batch, scores: Scores) -> bytes:
