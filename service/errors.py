@@ -72,22 +72,18 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
 
     def body(self, request_id: str) -> bytes:
         """The JSON document."""
-        return orjson.dumps(
-            {
-                "type": f"urn:anomaly:error:{self.code}",
-                "title": self.title,
-                "status": self.status,
-                "code": self.code,
-                "detail": self.detail,
-                "request_id": request_id,
-                **self.more,
-                **(
-                    {"errors": [{"loc": printable(e.loc), "message": e.message} for e in self.errors[:MAX_ERRORS]]}
-                    if self.errors
-                    else {}
-                ),
-            }
-        )
+        document = {
+            "type": f"urn:anomaly:error:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "request_id": request_id,
+            **self.more,
+        }
+        if self.errors:
+            document["errors"] = [{"loc": printable(e.loc), "message": e.message} for e in self.errors[:MAX_ERRORS]]
+        return orjson.dumps(document)
 
     def line(self) -> str:
         """All of it that is for people, with the first places of what is wrong: for clients that show nothing else."""
