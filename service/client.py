@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -58,13 +59,13 @@ class _Requests:
         body = encode(form, data, {name: value for name, value in given.items() if value is not None})
         return {"method": "POST", "url": f"{self._at}/{endpoint}", "content": body, "headers": {"Content-Type": JSON}}
 
+    @staticmethod
+    def _model(name: str) -> dict[str, Any]:
+        return {"method": "GET", "url": f"/models/{_checked(name)}"}
+
     def _arrow(self, body: bytes, alpha: float | None) -> dict[str, Any]:
         rate, headers = {} if alpha is None else {"alpha": alpha}, {"Content-Type": ARROW}
         return {"method": "POST", "url": f"{self._at}/score", "params": rate, "content": body, "headers": headers}
-
-    @staticmethod
-    def _get(path: str) -> dict[str, Any]:
-        return {"method": "GET", "url": path}
 
 
 class Client(_Requests):
@@ -140,11 +141,11 @@ class Client(_Requests):
 
     def model(self, name: str) -> Model:
         """What is to know of a model. Raises ServiceError, or ValueError for what is no name of one."""
-        return self._ask(self._get(f"/models/{_checked(name)}"), Model)
+        return self._ask(self._model(name), Model)
 
     def health(self) -> Health:
         """That it can score. Raises ServiceError with status 503 where it cannot, without retrying."""
-        return _read(self._http.request(**self._get("/health")), Health)
+        return decoded(_content(self._http.get("/health")), Health)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -251,11 +252,11 @@ class AsyncClient(_Requests):
 
     async def model(self, name: str) -> Model:
         """As Client.model."""
-        return await self._ask(self._get(f"/models/{_checked(name)}"), Model)
+        return await self._ask(self._model(name), Model)
 
     async def health(self) -> Health:
         """As Client.health."""
-        return _read(await self._http.request(**self._get("/health")), Health)
+        return decoded(_content(await self._http.get("/health")), Health)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -290,16 +291,10 @@ def batches(records: Iterable[Record], size: int) -> Iterator[tuple[int, list[Re
     """The records in lists of `size`, the last one shorter, and the place of each list's first."""
     if size < 1:
         raise ValueError(f"a batch of {size} records: 1 is the least")
-    batch: list[Record] = []
-    first = 0
-    for record in records:
-        batch.append(record)
-        if len(batch) == size:
-            yield first, batch
-            first += size
-            batch = []
-    if batch:
+    left, first = iter(records), 0
+    while batch := list(islice(left, size)):
         yield first, batch
+        first += size
 
 
 @contextmanager
@@ -316,10 +311,6 @@ def _checked(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a model or version: letters, digits, '.', '_' and '-', the first none of these")
     return name
-
-
-def _read(answer: httpx.Response, kind: type[T]) -> T:
-    return decoded(_content(answer), kind)
 
 
 def _content(answer: httpx.Response) -> bytes:
