@@ -15,8 +15,7 @@ from arro3.core import RecordBatch, Schema
 from numpy.typing import NDArray
 
 from service.batch import Explain
-from service.bundle import check_name, current_version, read_bundle
-from service.detector import Detector
+from service.detector import Detector, open_detector
 from service.output import ROW_GROUP, STANDARD, check_output, write_table
 from service.results import Results, fields
 from service.session import Provider
@@ -64,8 +63,7 @@ def score_file(
         raise TableError(f"--keep {taken[0]}: the output has a column of that name; rename it in the data")
     if len(set(keep)) < len(keep):
         raise TableError("--keep: a column is named twice; name it once")
-    folder = models_dir / check_name(name) / current_version(models_dir, name)
-    detector = Detector(read_bundle(folder, only=["scorer.onnx"], trusted=trusted), provider)
+    detector = open_detector(models_dir, name, provider=provider, trusted=trusted)
     detector.threshold(alpha)  # refuses one that is not supported before anything is read
     features, explained = detector.manifest.features, explain != "none"
     table = open_table(

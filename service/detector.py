@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import cached_property
 from math import isfinite
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from service import calibration
 from service.batch import Explain
-from service.bundle import Bundle
+from service.bundle import Bundle, check_name, current_version, read_bundle
 from service.manifest import BundleError, Manifest
 from service.placement import Placement
 from service.session import Answers, Provider, Session
@@ -202,6 +204,14 @@ class Detector:
         for field in FIELDS[:3]:
             if not (relative_gap(getattr(alone, field), getattr(now, field), now.reconstruction_error) <= rtol).all():
                 raise BundleError(f"the {field} of the golden records differs where no reasons are asked for: report it")
+
+
+def open_detector(
+    models_dir: Path, name: str, version: str | None = None, provider: Provider = "auto", trusted: Sequence[Path] = ()
+) -> Detector:
+    """The detector of a published version, by default of the served one, as read_bundle verifies it. Raises BundleError."""
+    folder = models_dir / check_name(name) / (check_name(version, "version") if version else current_version(models_dir, name))
+    return Detector(read_bundle(folder, only=["scorer.onnx"], trusted=trusted), provider)
 
 
 def _range(manifest: Manifest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from service.bundle import check_name, current_version, list_models, read_bundle
+from service.bundle import check_name, current_version, list_models
 from service.graph import GraphError
 from service.interruption import interruptible
 from service.manifest import BundleError, ScoreKind
@@ -179,14 +179,13 @@ def _current(options: Options) -> str | None:
 
 def _served(options: Options) -> Detector | None:
     """The served version, to compare with. Raises BundleError where it cannot be used."""
-    from service.detector import Detector  # noqa: PLC0415 - onnxruntime is loaded where graphs are run
+    from service.detector import open_detector  # noqa: PLC0415 - onnxruntime is loaded where graphs are run
 
     version = _current(options)
     if version is None:
         print(f"nothing to compare with: no version of {options.model} is served yet", file=sys.stderr)
         return None
-    folder = options.models_dir / options.model / version
-    return Detector(read_bundle(folder, only=["scorer.onnx"], trusted=Settings.read().trusted_keys), "cpu")
+    return open_detector(options.models_dir, options.model, version, "cpu", Settings.read().trusted_keys)
 
 
 def _evaluate(args: argparse.Namespace) -> None:

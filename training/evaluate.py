@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bundle import check_name, current_version, read_bundle
-from service.detector import Detector
+from service.detector import open_detector
 from service.session import Provider
 from training.data import digests, read_for_evaluation
 from training.metrics import Estimate, auroc_estimate, average_precision_estimate, false_alarm_band, rate_estimate
@@ -76,8 +75,7 @@ def evaluate(
 
     version: default, the one that is served. Raises BundleError, and what read_for_evaluation raises where the data are unusable.
     """
-    folder = models_dir / check_name(name) / (check_name(version, "version") if version else current_version(models_dir, name))
-    detector = Detector(read_bundle(folder, only=["scorer.onnx"], trusted=trusted), provider)
+    detector = open_detector(models_dir, name, version, provider, trusted)
     x, is_anomaly = read_for_evaluation(data, detector.manifest.features, label, normal)
     parts = [detector.score(x[start : start + BATCH], explain="none") for start in range(0, len(x), BATCH)]
     score = np.concatenate([part.score for part in parts])
