@@ -148,7 +148,7 @@ async def send_whole(
     head = start(content_type, (b"content-length", b"%d" % len(answer.body)), scope["request_id"], server_timing(*spent))
     head["headers"] += more
     await send(head)
-    await send(part(answer.body, more=False))
+    await send({"type": "http.response.body", "body": answer.body})
     scope["scored"] = (scope["live"].name, scope["live"].version, answer.records, answer.anomalies)
 
 
