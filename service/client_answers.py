@@ -21,6 +21,13 @@ class IfMissing(msgspec.Struct, frozen=True):
     expected: Any
 
 
+class IfExpected(msgspec.Struct, frozen=True):
+    """What would be said of the record with what the others tell of a value in its place."""
+
+    score: float
+    p_value: float
+
+
 class Contribution(msgspec.Struct, frozen=True):
     """One feature's part of a score."""
 
@@ -28,7 +35,8 @@ class Contribution(msgspec.Struct, frozen=True):
     value: Any
     expected: Any
     contribution: float
-    if_missing: IfMissing | None = None  # of an explanation
+    if_missing: IfMissing | None = None  # of an explanation, as the next
+    if_expected: IfExpected | None = None
 
 
 class DataWarning(msgspec.Struct, frozen=True):

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from service import calibration
 from service.batch import Explain
 from service.bundle import Bundle, check_name, current_version, read_bundle
+from service.encoding import nameable
 from service.manifest import BundleError, Manifest
 from service.placement import Placement
 from service.session import Answers, Provider, Session
-from service.what_if import WhatIf, without_each
+from service.what_if import WhatIf, with_each, without_each
 
 GOLDEN_RTOL = {"CPUExecutionProvider": 5e-5}  # another build of onnxruntime may add in another order
 OTHER_RTOL = 1e-4
@@ -121,14 +122,21 @@ class Detector:
         )
 
     def what_if(self, x: NDArray[np.float32]) -> WhatIf:
-        """What would be said of each of the records x (N, C) if one of its features were missing, each in turn: to the bit what
-        `score` says of that record on the CPU.
+        """What would be said of each of the records x (N, C) if one of its features were missing, or what the others tell of it,
+        each in turn: to the bit what `score` says of that record on the CPU.
         """
         widths = [feature.width for feature in self.manifest.features]
         score, expected = without_each(lambda rows: self._graph.run(rows, explain=True), x, widths)
-        return WhatIf(
-            score, calibration.p_values(self._calibration, score.ravel()).reshape(score.shape), expected.clip(*self._seen)
-        )
+        expected = expected.clip(*self._seen)
+        named = nameable(self.manifest.features, expected)
+        other = with_each(lambda rows: self._graph.run(rows, explain=False), x, named, widths)
+        starts = np.cumsum([0, *widths[:-1]])
+        other[np.isnan(named[:, starts])] = np.nan
+        return WhatIf(score, self._p_values(score), expected, other, self._p_values(other))
+
+    def _p_values(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(N, F) of scores (N, F)."""
+        return calibration.p_values(self._calibration, scores.ravel()).reshape(scores.shape)
 
     def _score_one(self, x: NDArray[np.float32], answers: Answers, alpha: float, threshold: float) -> Scores:
         """What `score` makes of a single record's finite answers, bit for bit, in plain floats: a call of NumPy costs more."""

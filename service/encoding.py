@@ -149,6 +149,16 @@ def decode(feature: Feature, columns: NDArray[np.float32]) -> float | int | str 
     return as_written(value)
 
 
+def nameable(features: Sequence[Feature], expected: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What is expected (N, C), as a record would have it (datetimes in parts); NaN for an unknown category."""
+    columns = [feature for feature in features for _ in range(feature.width)]
+    known = np.array([len(feature.categories) if feature.kind == "categorical" else np.inf for feature in columns])
+    whole = np.array([feature.kind == "categorical" or (feature.kind == "numeric" and feature.integer) for feature in columns])
+    truth = np.array([feature.kind == "boolean" for feature in columns])
+    told = np.where(whole, np.rint(expected), np.where(truth, expected >= 0.5, expected))
+    return np.where(told < known, told, np.nan).astype(np.float32)
+
+
 def as_written(value: float | None) -> float | None:
     """A number in the digits of float32, as /score writes it: 9 at most; the 17 of its float64 twin would only look exact."""
     return None if value is None else float(str(np.float32(value)))

@@ -21,7 +21,8 @@ from service.what_if import WhatIf
 NOTHING = b"null"
 BLOCK = 512  # records
 EXPECTED, CONTRIBUTION, END = b',"expected":', b',"contribution":', b"}"
-IF_MISSING = b',"if_missing":{"score":%b,"p_value":%b,"expected":%b}}'
+IF_MISSING = b',"if_missing":{"score":%b,"p_value":%b,"expected":%b},"if_expected":%b}'
+IF_EXPECTED = b'{"score":%b,"p_value":%b}'
 
 
 class Records(Protocol):
@@ -44,7 +45,7 @@ class Explainer:
 
     def write(self, records: Records, scores: Scores, what_if: WhatIf | None = None) -> list[bytes]:
         """For each of the M explained records, the JSON list of its contributions: a block of records at a time, which stays in
-        the cache. what_if: of these records; then first what the record would be the most normal without."""
+        the cache. what_if: of these records; then first what the record would be the most normal without, or with another of."""
         told: list[bytes] = []
         for start in range(0, len(scores.explained), BLOCK):
             block = slice(start, start + BLOCK)
@@ -72,13 +73,16 @@ class Explainer:
         order = np.argsort(-contributions, axis=1, kind="stable") * m
         if without is not None:
             last = np.full((m, terms - len(self._places)), np.inf)
-            order = np.lexsort((-contributions, np.concatenate([without.score, last], axis=1))) * m
+            least = np.fmin(without.score, without.expected_score)
+            order = np.lexsort((-contributions, np.concatenate([least, last], axis=1))) * m
         return [b"[%b]" % b",".join([objects[j + i] for j in row]) for i, row in enumerate(order.tolist())]
 
     def _without(self, what_if: WhatIf) -> Iterator[bytes]:
         """How the objects of a feature's contributions end, feature by feature."""
         scores, p_values = floats(what_if.score.T.ravel()), floats(what_if.p_value.T.ravel())
-        return map(IF_MISSING.__mod__, zip(scores, p_values, self._expected(what_if.expected), strict=True))
+        others = floats(what_if.expected_score.T.ravel()), floats(what_if.expected_p_value.T.ravel())
+        as_expected = (NOTHING if pair[0] == NOTHING else IF_EXPECTED % pair for pair in zip(*others, strict=True))
+        return map(IF_MISSING.__mod__, zip(scores, p_values, self._expected(what_if.expected), as_expected, strict=True))
 
     def _values(self, columns: list[list[Any]]) -> Iterator[bytes]:
         """The raw values, feature by feature, as JSON; those of all that are no texts are written at once."""

@@ -62,8 +62,9 @@ class Explanations:
         began = perf_counter()
         scores, what_if = batching.score(live, batch), live.detector.what_if(batch.x)
         inference = perf_counter() - began
-        if not np.isfinite(what_if.score).all():
-            raise not_scorable([f"records[{row}]" for row in np.flatnonzero(~np.isfinite(what_if.score).all(axis=1))])
+        finite = np.isfinite(what_if.score) & ~np.isinf(what_if.expected_score)
+        if not finite.all():
+            raise not_scorable([f"records[{row}]" for row in np.flatnonzero(~finite.all(axis=1))])
         results, _ = live.writer.records(batch, scores, what_if)
         told = b"%b[%b]}" % (live.writer.head(scores), b",".join(results))
         return Answer(told, n, int(np.count_nonzero(scores.is_anomaly)), began, inference), None, arrived, began - arrived

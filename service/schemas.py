@@ -118,17 +118,25 @@ class IfMissing(BaseModel):
     expected: Value = Field(description="by the other values alone, in the feature's own unit; of a datetime, in words")
 
 
+class IfExpected(BaseModel):
+    """What would be said of the record with if_missing.expected as this value."""
+
+    score: float
+    p_value: float
+
+
 class ExplainedContribution(Contribution):
-    """One feature's part of a score, and what would be without its value."""
+    """One feature's part of a score, and what would be without its value, or with another."""
 
     if_missing: IfMissing | None = Field(None, description="not of the latent term")
+    if_expected: IfExpected | None = Field(None, description="null where the others tell no value that has a name")
 
 
 class ExplainedRecord(RecordResult):
     """The answer to one record of POST /explain."""
 
     contributions: list[ExplainedContribution] = Field(  # type: ignore[assignment] # always there
-        description="first that without which the record would be the most normal; they sum to the score"
+        description="first that without which, or as expected, the record would be the most normal; they sum to the score"
     )
 
 

@@ -1,4 +1,4 @@
-"""What would be said of a record if one of its values were not known: each in turn, by the same graph.
+"""What would be said of a record if a value were not known, or were what the others tell: each in turn, by the same graph.
 
 A contribution says what a score is made of. Where values contradict each other, all of them have a part in it, and which of them
 is wrong shows better by what the record would be without it: with the one that is, normal.
@@ -6,7 +6,7 @@ is wrong shows better by what the record would be without it: with the one that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,35 +14,52 @@ from numpy.typing import NDArray
 
 from service.session import SLICE, Answers
 
+Run = Callable[[NDArray[np.float32]], Answers]
+
 
 class WhatIf(NamedTuple):
-    """Of N records, each once without each of its F features: as it would be scored with a missing value there."""
+    """Of N records, each with each of its F features in turn missing, and as expected by the others."""
 
-    score: NDArray[np.float32]  # (N, F)
+    score: NDArray[np.float32]  # (N, F) where it is missing
     p_value: NDArray[np.float64]  # (N, F)
     expected: NDArray[np.float32]  # (N, C) of each feature without itself: what the other values tell of it, in the units of x
+    expected_score: NDArray[np.float32]  # (N, F) where it is that; NaN where nothing that has a name is expected
+    expected_p_value: NDArray[np.float64]  # (N, F)
 
     def of(self, records: slice) -> WhatIf:
         """What is said of these records."""
-        return WhatIf(self.score[records], self.p_value[records], self.expected[records])
+        scores, others = (
+            (self.score[records], self.p_value[records]),
+            (self.expected_score[records], self.expected_p_value[records]),
+        )
+        return WhatIf(*scores, self.expected[records], *others)
 
 
-def without_each(
-    run: Callable[[NDArray[np.float32]], Answers], x: NDArray[np.float32], widths: list[int]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The scores (N, F) and what is expected (N, C) as WhatIf has them, of x (N, C), whose features take so many columns each.
+def without_each(run: Run, x: NDArray[np.float32], widths: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The scores (N, F) and what is expected (N, C) as WhatIf has them, of x (N, C), whose features take so many columns each."""
+    owner = np.repeat(np.arange(len(widths)), widths)  # (C,)
+    score, expected = np.empty((len(x), len(widths)), np.float32), np.empty_like(x)
+    for part, answers in _with_each(run, x, np.full_like(x, np.nan), owner):
+        score[part] = answers.score.reshape(-1, len(widths))
+        expected[part] = answers.expected.reshape(-1, len(widths), len(owner))[:, owner, np.arange(len(owner))]
+    return score, expected
 
-    `run` is asked for about SLICE rows at a time, so that memory does not grow with N.
-    """
-    features, columns = len(widths), x.shape[1]
-    owner = np.repeat(np.arange(features), widths)  # (C,)
-    own = owner == np.arange(features)[:, None]  # (F, C)
-    score, expected = np.empty((len(x), features), np.float32), np.empty_like(x)
-    step = max(1, SLICE // features)
+
+def with_each(run: Run, x: NDArray[np.float32], other: NDArray[np.float32], widths: list[int]) -> NDArray[np.float32]:
+    """(N, F) the scores of x (N, C) with each feature in turn as in `other` (N, C)."""
+    owner = np.repeat(np.arange(len(widths)), widths)
+    score = np.empty((len(x), len(widths)), np.float32)
+    for part, answers in _with_each(run, x, other, owner):
+        score[part] = answers.score.reshape(-1, len(widths))
+    return score
+
+
+def _with_each(
+    run: Run, x: NDArray[np.float32], other: NDArray[np.float32], owner: NDArray[np.intp]
+) -> Iterator[tuple[slice, Answers]]:
+    """The answers to records, F for each; about SLICE rows at a time, so that memory does not grow with N."""
+    own = owner == np.arange(int(owner[-1]) + 1)[:, None]  # (F, C)
+    step = max(1, SLICE // len(own))
     for start in range(0, len(x), step):
         part = slice(start, start + step)
-        lacking = np.where(own, np.float32(np.nan), x[part, None, :])  # (n, F, C)
-        answers = run(lacking.reshape(-1, columns))
-        score[part] = answers.score.reshape(-1, features)
-        expected[part] = answers.expected.reshape(-1, features, columns)[:, owner, np.arange(columns)]
-    return score, expected
+        yield part, run(np.where(own, other[part, None, :], x[part, None, :]).reshape(-1, len(owner)))

@@ -92,13 +92,14 @@ def post(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any
 
 
 def show(label: str, result: dict[str, Any]) -> None:
-    """A record's verdict, and the three values without which it would be the most normal."""
+    """A record's verdict, and the three values without which, or with others of which, it would be the most normal."""
     verdict = f"ANOMALY ({result['severity']})" if result["is_anomaly"] else "normal"
     print(f"   {label:16} {verdict:20} score {result['score']:6.2f}   p-value {result['p_value']:.4f}")
     for reason in result["contributions"][:3] if result["is_anomaly"] else []:
-        without = reason["if_missing"]
-        what = f"{reason['feature']} is {reason['value']}, expected {shown(without['expected'])} from the others"
-        print(f"   {'':16}   {what:72} without it: score {without['score']:5.2f}   p-value {without['p_value']:.4f}")
+        what = f"{reason['feature']} is {reason['value']}, expected {shown(reason['if_missing']['expected'])} from the others"
+        best = min(filter(None, (reason["if_missing"], reason["if_expected"])), key=lambda told: told["score"])
+        how = "without it" if best is reason["if_missing"] else "as expected"
+        print(f"   {'':16}   {what:72} {how}: score {best['score']:5.2f}   p-value {best['p_value']:.4f}")
 
 
 def shown(value: Any) -> str:

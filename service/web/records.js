@@ -28,10 +28,11 @@ function reasons(contributions, { flagged, values, shown = 8 }) {
 
 function had(one) {
   const value = one.value === null || one.value === undefined ? "missing or unknown" : told(one.value);
-  const without = one.if_missing, usual = (without ?? one).expected;
+  const without = one.if_missing, other = one.if_expected, usual = (without ?? one).expected;
   const expected = usual === undefined || usual === null ? "" : `, expected ${told(usual)}`;
-  return [el("b", {}, value), expected, without && one.value !== null ? el("br") : "",
-    without && one.value !== null ? `without it: score ${number(without.score)}, p-value ${probability(without.p_value)}` : ""];
+  const toldOf = (what, { score, p_value: p }) => [el("br"), `${what}: score ${number(score)}, p-value ${probability(p)}`];
+  return [el("b", {}, value), expected, ...(without && one.value !== null ? toldOf("without it", without) : []),
+    ...(other ? toldOf("as expected", other) : [])];
 }
 
 // The latest flagged records: new ones are put on top, so that what is being read stays as it is.
@@ -76,16 +77,17 @@ function verdict(answer) {
   const sentence = flagged
     ? `Flagged (${result.severity}): its score of ${number(result.score)} is not below the threshold of ${number(answer.threshold)}.`
     : `Not flagged: its score of ${number(result.score)} is below the threshold of ${number(answer.threshold)}.`;
-  const culprits = result.contributions.filter((one) => flagged && one.value !== null && one.if_missing?.p_value > answer.alpha);
+  const usual = (what) => what && what.p_value > answer.alpha;
+  const culprits = result.contributions.filter((one) => flagged && (usual(one.if_missing) || usual(one.if_expected)));
   const warnings = result.warnings.map((one) => `${one.feature}: ${one.code.replaceAll("_", " ")}`);
   return [
     el("p", { class: "verdict" }, el("strong", {}, sentence)),
     gauge(result.score, answer.threshold, flagged),
     el("p", {}, `Its p-value is ${p}: so large is the share of normal records that score at least as high.`),
-    culprits.length ? el("p", {}, `Without ${oneOf(culprits.map((one) => one.feature))} it would not be flagged.`) : null,
+    culprits.length ? el("p", {}, `But for ${oneOf(culprits.map((one) => one.feature))} it would not be flagged.`) : null,
     warnings.length ? el("p", {}, `About the data: ${warnings.join("; ")}.`) : null,
     el("h3", {}, "What the score is made of"),
-    el("p", { class: "soft" }, "First what the record would be the most normal without; what is expected is what its other values tell."),
+    el("p", { class: "soft" }, "First what the record would be the most normal without, or with another value of; what is expected is what its other values tell."),
     reasons(result.contributions, { flagged, values: true, shown: 12 }),
   ].filter((part) => part !== null);
 }

@@ -151,7 +151,7 @@ def test_a_record_is_tried_by_keyboard_and_its_reasons_are_shown(visit: Visit) -
     expect(verdict).to_contain_text("Flagged (critical)")
     expect(verdict.get_by_role("listitem").first).to_contain_text("amount")
     expect(verdict).to_contain_text("amount: out of range")
-    expect(verdict).to_contain_text("Without amount it would not be flagged.")
+    expect(verdict).to_contain_text("But for amount it would not be flagged.")
     expect(verdict.get_by_role("listitem").first).to_contain_text("without it: score")
     page.get_by_role("button", name="Fill with what the model expects").click()
     expect(page.get_by_label("amount", exact=True)).not_to_have_value("99999")

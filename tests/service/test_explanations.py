@@ -49,6 +49,21 @@ def test_without_a_value_means_as_score_has_it_where_that_value_is_missing(servi
             }
 
 
+@given(st.lists(records, min_size=1, max_size=5))
+@settings(max_examples=50)
+def test_as_expected_means_as_score_has_it_with_what_is_expected(service: Client, made: list[dict[str, Any]]) -> None:
+    for record, result in zip(made, explained(service, made), strict=True):
+        for feature, one in by_feature(result).items():
+            value = one["if_missing"]["expected"]
+            if feature == "at":  # of which the parts are expected, in words
+                assert one["if_expected"] is not None
+            elif value is None:
+                assert one["if_expected"] is None
+            else:
+                other = service.score({"records": [{**record, feature: value}]})["results"][0]
+                assert one["if_expected"] == {"score": other["score"], "p_value": other["p_value"]}
+
+
 def test_a_fitted_model_says_so_to_the_bit(bundle: Bundle) -> None:
     """Of more records than a run takes, and whatever runs they are in."""
     detector = Detector(bundle, "cpu")
@@ -88,23 +103,23 @@ def test_all_else_is_what_score_says(service: Client) -> None:
     same = service.score({"records": [GOOD, ODD], "alpha": 0.05, "fdr": 0.2, "explain": "all"})
     for result in answer["results"]:
         for one in result["contributions"]:
-            del one["if_missing"]
+            del one["if_missing"], one["if_expected"]
     for result in [*answer["results"], *same["results"]]:
         result["contributions"].sort(key=lambda one: one["feature"])
     assert answer == same
 
 
 def test_first_stands_what_the_record_would_be_the_most_normal_without(service: Client) -> None:
-    """A value that is missing already changes nothing: such come after what does, the largest contribution first."""
+    """Or with what is expected in its place; the largest contribution first of those that are alike."""
     contributions = explained(service, [{"amount": 3.0, "count": 7, "level": 10}])[0]["contributions"]
-    scores = [one["if_missing"]["score"] for one in contributions]
-    assert scores == sorted(scores)
-    assert [one["feature"] for one in contributions[:2]] == ["count", "amount"]
+    told = [min(one[name]["score"] for name in ("if_missing", "if_expected") if one[name]) for one in contributions]
+    order = [(score, -one["contribution"]) for score, one in zip(told, contributions, strict=True)]
+    assert order == sorted(order)
+    assert len(set(told)) > 1
     lacking = [one for one in contributions if one["value"] is None]
     assert {one["feature"] for one in lacking} == {"country", "online", "at"}
     whole = service.score({"records": [{"amount": 3.0, "count": 7, "level": 10}]})["results"][0]["score"]
     assert {one["if_missing"]["score"] for one in lacking} == {whole}
-    assert [one["contribution"] for one in lacking] == sorted((one["contribution"] for one in lacking), reverse=True)
 
 
 def test_the_culprit_of_a_contradiction_is_named(serve: Serve, payments: Any) -> None:
