@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from service.session import SLICE
 from tests.service.client import Client
 from tests.service.conftest import Serve
 from tests.service.test_scoring import records
-from tests.service.tiny_bundle import GOOD, ODD
+from tests.service.tiny_bundle import FEATURES, GOOD, ODD, publish
 from training import example
 
 
@@ -62,6 +63,14 @@ def test_as_expected_means_as_score_has_it_with_what_is_expected(service: Client
             else:
                 other = service.score({"records": [{**record, feature: value}]})["results"][0]
                 assert one["if_expected"] == {"score": other["score"], "p_value": other["p_value"]}
+
+
+def test_where_no_category_with_a_name_is_expected_nothing_is_said_of_it(serve: Serve, tmp_path: Path) -> None:
+    features = tuple(one.model_copy(update={"categories": ()}) if one.name == "country" else one for one in FEATURES)
+    publish(tmp_path, features=features)
+    country = by_feature(explained(serve(models_dir=tmp_path), [GOOD])[0])["country"]
+    assert country["if_missing"]["expected"] is None
+    assert country["if_expected"] is None
 
 
 def test_a_fitted_model_says_so_to_the_bit(bundle: Bundle) -> None:

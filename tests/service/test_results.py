@@ -21,21 +21,12 @@ from service.tables import TableError, open_table
 from tests.service.client import Client
 from tests.service.conftest import Serve
 from tests.service.test_scoring import values
+from tests.service.test_tabular import SCHEMA
 from tests.service.tiny_bundle import FEATURES, GOOD, NUMBERS, ODD, publish
 from training import example
 
 MODELS = Path(__file__).parents[2] / "models"
 SCORES, REASONS = ["score", "p_value", "is_anomaly"], ["severity", "reasons", "warnings"]
-SCHEMA = pa.schema(
-    {
-        "amount": pa.float64(),
-        "count": pa.int64(),
-        "country": pa.string(),
-        "level": pa.int64(),
-        "online": pa.bool_(),
-        "at": pa.string(),
-    }
-)
 Record = dict[str, Any]
 # An empty cell of a CSV file is no empty text, but no value.
 records = st.fixed_dictionaries(values | {"country": values["country"].filter(lambda text: text != "")})
