@@ -41,15 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         print(f"{parser.prog} {options.command}: {' '.join(text.split())}", file=sys.stderr)
         return USER_ERROR
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        install = "pip install 'tabular-anomaly-service[cpu]', or [gpu] where there is an NVIDIA GPU"
+        print(f"{parser.prog} {options.command}: needs the package onnxruntime: {install}", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         return 130
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from service import server  # noqa: PLC0415 - the other commands do without uvicorn
+    from service import serve  # noqa: PLC0415 - the other commands do without uvicorn
 
     names = ("models_dir", "host", "port", "workers")
-    return server.serve(*server.settings_for({name: getattr(options, name) for name in names}))
+    return serve.serve(*serve.settings_for({name: getattr(options, name) for name in names}))
 
 
 def _score(options: argparse.Namespace) -> int:

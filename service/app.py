@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -70,6 +71,9 @@ class Service(FastAPI, Parts):
             self.router.routes.append(Route(path, endpoint, methods=["POST"], include_in_schema=False))
         for router in ROUTERS:
             self.include_router(router)
+            for route in router.routes:
+                if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+                    self.head(route.path, dependencies=route.dependencies, include_in_schema=False)(route.endpoint)
         self.add_exception_handler(HTTPException, _refuse_framework)
         self.add_exception_handler(Problem, _refuse)
         self.add_exception_handler(Exception, _refuse_fault)

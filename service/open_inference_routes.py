@@ -111,14 +111,12 @@ async def get_server(request: Request) -> ServerMetadata:
     return ServerMetadata(name="tabular-anomaly-service", version=request.app.version, extensions=["binary_tensor_data"])
 
 
-@router.head("/v2/health/live", include_in_schema=False)
 @router.get("/v2/health/live", response_model=ServerLive)
 async def get_live() -> ServerLive:
     """200 as long as the process answers at all."""
     return ServerLive(live=True)
 
 
-@router.head("/v2/health/ready", include_in_schema=False)
 @router.get("/v2/health/ready", response_model=ServerReady, responses=problems(503))
 async def get_ready(service: App) -> ServerReady:
     """200 if requests should be sent here, as /health/ready has it."""

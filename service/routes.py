@@ -48,7 +48,6 @@ async def needs_metrics_key(request: Request, service: App) -> None:
         service.keys.check_api(request.scope["fields"])
 
 
-@health.head("/health", include_in_schema=False)
 @health.get("/health", response_model=Health, responses=problems(503, model="Unavailable"))
 async def get_health(request: Request, service: App) -> Response:
     """200 if a score can be given, known because one was given seconds ago or just now."""
@@ -73,14 +72,12 @@ async def get_health(request: Request, service: App) -> Response:
     return Response(orjson.dumps(told), media_type="application/json", headers={"cache-control": "no-store"})
 
 
-@health.head("/health/live", include_in_schema=False)
 @health.get("/health/live", response_model=Probe)
 async def get_live() -> Response:
     """200 as long as the process answers at all."""
     return Response(b'{"status":"live"}', media_type="application/json")
 
 
-@health.head("/health/ready", include_in_schema=False)
 @health.get("/health/ready", response_model=Probe, responses=problems(503, model="Unavailable"))
 async def get_ready(request: Request, service: App) -> Response:
     """200 if requests should be sent here."""

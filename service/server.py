@@ -1,35 +1,25 @@
-"""Runs the application in uvicorn, with the limits of service.http_protocol."""
+"""One process of the service: uvicorn's server, which accepts connections at its own pace, and ends without losing any."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import math
-import os
-import resource
 import select
 import signal
 import socket
 import time
-from collections.abc import Mapping
-from logging import ERROR, WARNING
+from logging import WARNING
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import multiprocess
 
 from service import log
-from service.app import Service, check_start
+from service.app import Service
 from service.http_protocol import LINGER_SECONDS, LINGER_TURNS, LimitedProtocol
-from service.settings import PREFIX, Settings, SettingsError, service_links
-from service.workers import is_left_alone, shared_folder
+from service.workers import is_left_alone
 
-CANNOT_START = 2
-START_SECONDS = 60.0  # that a worker may take to start, on a machine that does other things
 HANGS_SECONDS, TURN_SECONDS = 3.0, 0.1
-AGAIN_SECONDS = 5.0  # between the starts of a worker that ends before it has answered: the reason may be there to stay
 ACCEPTED_A_TURN = 128  # connections, at some 0.1 ms each
 PACE, PAUSE = 4e-4, 1e-3  # seconds a connection of those that several workers share, and that the others have to wake up
 
@@ -146,165 +136,3 @@ def _is_waiting(listener: socket.socket) -> bool:
     now = select.poll()
     now.register(listener, select.POLLIN)
     return bool(now.poll(0))
-
-
-class Worker(multiprocess.Process):
-    """One of several processes. While it starts, which may take longer than an answer to a ping, it is let alone."""
-
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-        super().__init__(config, sockets)
-        self._began: float | None = None  # when it was first asked; None again when it has answered
-        self._asked = self._has_started = False
-        self._started = time.monotonic()
-
-    def is_alive(self, timeout: float = 5) -> bool:
-        """Whether it runs, and answers."""
-        if not self.process.is_alive():  # one that never started is not replaced at once
-            soon = time.monotonic() - self._started < AGAIN_SECONDS
-            return soon and not self._has_started and self.exitcode != STARTUP_FAILURE
-        if self._asked and self._began is None:
-            answer = self._healthcheck(timeout)
-            self._has_started = self._has_started or answer is True
-            return answer is not None
-        if not self._asked:
-            self._asked, self._began = True, time.monotonic()
-            self.parent_conn.send(b"ping")
-        if self.parent_conn.poll():
-            self._has_started, self._began = self.parent_conn.recv(), None
-        return self._began is None or time.monotonic() - self._began <= START_SECONDS
-
-    def target(self, sockets: list[socket.socket] | None = None) -> None:
-        """What the process does. A setting that cannot be used any more, as a file of keys that is gone, is told in one line."""
-        try:
-            super().target(sockets)
-        except SettingsError as error:
-            log.event(ERROR, str(error))
-            raise SystemExit(1) from None
-
-    def pong(self) -> None:
-        """Answers a ping, in a thread of the worker; but not for an event loop that hangs, which this thread would outlive."""
-        self.child_conn.recv()
-        if not self.server.hangs():
-            self.child_conn.send(self.server.started)
-
-    @property
-    def server(self) -> Server:
-        """What it runs."""
-        if self._server is None:
-            self._server = Server(self.config)
-        return cast(Server, self._server)
-
-
-def _ending(exit_code: int) -> str:
-    """How a process ended, of which multiprocessing tells a signal as a negative number."""
-    return f"exit code {exit_code}" if exit_code >= 0 else f"signal {-exit_code} ({signal.strsignal(-exit_code)})"
-
-
-class Supervisor(multiprocess.Multiprocess):
-    """uvicorn's: starts the workers, replaces one that has died, or that does not answer its ping."""
-
-    def run(self) -> None:
-        """Until a signal."""
-        multiprocess.Process = Worker  # type: ignore[misc] # uvicorn has no other way to tell which
-        super().run()
-
-    def terminate_all(self) -> None:
-        """Lets go of the port, too: else the system would go on connecting clients, whom no worker accepts any more."""
-        for listener in self.sockets:
-            listener.close()
-        super().terminate_all()
-
-    def handle_hup(self) -> None:
-        """Has each worker look for new versions; uvicorn's would replace them, and wait for each. One that starts ignores it."""
-        for worker in self.processes:
-            if worker.process.is_alive():
-                os.kill(cast(int, worker.pid), signal.SIGHUP)
-
-    def keep_subprocess_alive(self) -> None:
-        """Replaces those that have died or do not answer, and logs how each ended."""
-        before = list(self.processes)
-        ran = {worker.pid for worker in before if worker.process.is_alive()}
-        super().keep_subprocess_alive()
-        for worker, successor in zip(before, self.processes, strict=True):
-            if successor is not worker:
-                how = "it did not answer and was killed" if worker.pid in ran else _ending(worker.exitcode or 0)
-                log.event(WARNING, "worker replaced", pid=str(worker.pid), by=str(successor.pid), reason=how)
-
-    def join_all(self) -> None:
-        """Waits for the workers, and kills one that is not gone after the grace, as one that is stopped never would be."""
-        end = time.monotonic() + (self.config.timeout_graceful_shutdown or 0) + 1
-        for worker in self.processes:
-            worker.process.join(max(0.0, end - time.monotonic()))
-            worker.process.kill()
-        super().join_all()
-
-
-def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
-    """Serves until a signal, and returns the exit code; `overrides`: settings by name, for this and the worker processes."""
-    for name, value in overrides.items():
-        os.environ[PREFIX + name.upper()] = value
-    _open_standard_streams()
-    log.configure(settings.log_format)
-    links = service_links(os.environ)
-    if links:
-        log.event(WARNING, f"{min(links)} is Kubernetes' and no setting: ignored, as all that it sets for a Service of that name")
-    _allow_connections()
-    # Sent by habit to have logs reopened or settings read, these would end the process; SIGHUP has a use once it serves.
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.SIG_IGN)
-    config = uvicorn.Config(
-        "service.app:create_app",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        http=LimitedProtocol,
-        ws="none",
-        interface="asgi3",
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=settings.idle_seconds,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-    )
-    try:
-        if settings.workers == 1:
-            Server(config).run()
-            return 0
-        check_start(settings)  # of which each worker would else fail by itself
-        requests = log.RequestLog(settings.log_format)
-        log.configure(settings.log_format, requests)
-        try:
-            with shared_folder():
-                workers = Supervisor(config, sockets=[config.bind_socket()])
-                workers.run()
-        finally:
-            requests.close()
-    except SystemExit:  # uvicorn's way to say that it could not start; the log says why
-        return CANNOT_START
-    return CANNOT_START if any(process.exitcode == STARTUP_FAILURE for process in workers.processes) else 0
-
-
-def _open_standard_streams() -> None:
-    """Where the caller has closed them, whatever is opened next would have their numbers, and get the lines of the log."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the least number that is free
-
-
-def _allow_connections() -> None:
-    """As many connections as the system allows: the usual 1,024 are few where clients are slow."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # some systems say more than they give
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def settings_for(arguments: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
-    """The environment's settings with those that the command line names, and the latter as text. Raises SettingsError."""
-    overrides = {name: str(value) for name, value in arguments.items() if value is not None}
-    merged = {**os.environ, **{PREFIX + name.upper(): value for name, value in overrides.items()}}
-    return Settings.read(merged), overrides

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 MODELS_DIR = "default: ANOMALY_MODELS_DIR, or models where it is not set"
+EXTRAS = {"torch": "train", "onnx": "train", "rich": "train", "onnxruntime": "cpu"}  # which one brings a package
 LEFT = {  # what an interrupted command leaves
     "fit": "nothing was published by halves, and nets that were finished are kept: the same command goes on from there",
     "evaluate": "nothing was written",
@@ -56,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FitError, GraphError, ParityError, TrackingError) as error:
         print(f"training {args.command}: {error}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        install = f"pip install 'tabular-anomaly-service[{EXTRAS[error.name]}]'"
+        print(f"training {args.command}: needs the package {error.name}: {install}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"training {args.command}: interrupted; {LEFT[args.command]}", file=sys.stderr)
         return 130

@@ -147,6 +147,15 @@ def test_a_setting_that_is_wrong_stops_serving(monkeypatch: pytest.MonkeyPatch, 
     assert "/no/such/file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [("serve", "--port", "0"), ("score", "x.csv", "--model", "tiny", "--output", "-")])
+def test_without_onnxruntime_it_says_how_to_install_it(bundle_dir: Path, words: tuple[str, ...]) -> None:
+    absent = "import sys; sys.modules['onnxruntime'] = None; from service.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", absent, *words, "--models-dir", str(bundle_dir)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    told = f"python -m service {words[0]}: needs the package onnxruntime: pip install 'tabular-anomaly-service[cpu]'"
+    assert (ended.returncode, ended.stderr.startswith(told), ended.stderr.count("\n")) == (2, True, 1)
+
+
 def test_score_that_is_ended_leaves_nothing_half_made(models_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("amount,count,country,level,online,at\n" + "1,,,,,\n" * 2_000_000)
     words = ["score", str(tmp_path / "data.csv"), "--model", "tiny", "--output", str(tmp_path / "out.csv")]

@@ -116,7 +116,9 @@ def test_a_service_that_shuts_down_is_not_ready(serve: Serve) -> None:
     assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "shutting_down", "5")
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+@pytest.mark.parametrize(
+    "path", ["/health", "/health/live", "/health/ready", "/v2/health/ready", "/", "/metrics", "/docs", "/models"]
+)
 def test_head_answers_as_get_does_without_a_body(service: Client, serve: Serve, tmp_path: Path, path: str) -> None:
     for client in (service, serve(models_dir=tmp_path)):
         asked, answer = client.get(path), client.request("HEAD", path)

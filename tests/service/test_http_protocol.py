@@ -391,7 +391,8 @@ def test_what_keeps_it_from_starting_is_told_without_a_traceback(bundle_dir: Pat
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ended = subprocess.run([*command, "--port", port], capture_output=True, text=True, check=False, timeout=DEADLINE)
-    assert (ended.returncode, "address already in use" in ended.stderr.lower(), "Traceback" in ended.stderr) == (2, True, False)
+    told = f"python -m service serve: cannot listen on 127.0.0.1, port {port}: address already in use; choose another "
+    assert (ended.returncode, ended.stderr.startswith(told), len(ended.stderr.splitlines())) == (2, True, 1)
 
 
 @gpu.absent

@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service import workers
 from service.metrics import Metrics
-from service.server import AGAIN_SECONDS
 from service.settings import SettingsError
+from service.supervisor import AGAIN_SECONDS
 from service.workers import FOLDER, Workers, shared_folder
 from tests.service.conftest import Serve
 from tests.service.test_http_protocol import BODY, DEADLINE, WHOLE, read_answer, serving

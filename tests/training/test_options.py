@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_type_hints
 
@@ -151,3 +153,14 @@ def test_every_setting_is_echoed_into_the_manifest(tmp_path, capsys):
     assert seen["kinds"] == {"amount": "numeric", "transactions_24h": "categorical"}
     assert [source["name"] for source in seen["sources"]] == ["t.csv"]
     assert str(tmp_path) not in json.dumps(manifest.training)
+
+
+@pytest.mark.parametrize("package", ["torch", "onnx", "rich"])
+def test_without_the_extra_a_fit_says_how_to_install_it(tmp_path, package):
+    data = table(tmp_path / "t.csv", 300)
+    absent = f"import sys; sys.modules['{package}'] = None; from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", absent, "fit", str(data), "--model", "shop", "--models-dir", str(tmp_path / "models")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    told = f"training fit: needs the package {package}: pip install 'tabular-anomaly-service[train]'"
+    assert (ended.returncode, ended.stderr.splitlines()[-1], "Traceback" in ended.stderr) == (2, told, False)
+    assert not list(tmp_path.rglob("manifest.json"))
