@@ -56,14 +56,16 @@ def current_version(models_dir: Path, name: str) -> str:
 def list_versions(models_dir: Path, name: str) -> list[str]:
     """The published versions of a model, oldest first (their names begin with the time)."""
     folder = models_dir / check_name(name)
-    return sorted(path.name for path in folder.glob("*") if NAME.fullmatch(path.name) and (path / MANIFEST).is_file())
+    named = (path for path in folder.glob("*") if NAME.fullmatch(path.name))
+    # pathlib's would raise where another's folder may not be searched
+    return sorted(path.name for path in named if os.path.isfile(path / MANIFEST))  # noqa: PTH113
 
 
 def list_models(models_dir: Path) -> list[str]:
     """The names of the models with a CURRENT in this folder. Raises OSError where it cannot be read."""
     with os.scandir(models_dir) as entries:
         named = [one for one in entries if NAME.fullmatch(one.name)]
-    # pathlib's would raise where another's folder may not be searched
+    # as above
     return sorted(one.name for one in named if os.path.exists(f"{one.path}/{CURRENT}"))  # noqa: PTH110
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from service.parts import Parts
     from service.tracing import Trace
 
-OF_A_MODEL = re.compile(rb"/models/([A-Za-z0-9._-]+)/score")
+OF_A_MODEL = re.compile(rb"/models/([A-Za-z0-9._-]{1,100})/score")  # a longer name, which none is, goes the long way
 # Where too many come, most of the time goes into saying so: that answer is made once, but for its id.
 ID = "{id}"
 TOO_MANY = too_many()

@@ -118,7 +118,7 @@ class Comparison:
 
 
 class Metrics(Collector):
-    """Every number of one process. Only the event loop's thread counts."""
+    """Every number of one process. Only the event loop's thread counts, but for failed_batches, which two threads do."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int]] = Counter()  # (route, method, status)
@@ -217,7 +217,7 @@ class Metrics(Collector):
         yield gauge("anomaly_held_bytes", "Bytes of bodies, and of answers not taken, that are held.", value=self.held_bytes())
         yield gauge("anomaly_gpu_lost", "Served versions on the CPU although there is a GPU.", value=self.gpu_lost())
         dropped = self.log_lines_dropped()
-        yield counter("anomaly_log_lines_dropped", "Lines of requests that the log could not take.", value=dropped)
+        yield counter("anomaly_log_lines_dropped", "Lines of requests and events that the log could not take.", value=dropped)
         yield counter("anomaly_workers_replaced", "Worker processes started for one that was gone.", value=self.replaced)
         yield from self._collect_shadow()
 

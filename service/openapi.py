@@ -6,13 +6,14 @@ Made for generators of clients as much as for readers: what a program makes of i
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any
 
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from service.manifest import Feature, Manifest
+from service.manifest import Manifest
+from service.request_schemas import ANY_MODEL, EXPLAIN, RATE, Schemas, request_schemas
 from service.schemas import (
     PROBLEM_TYPE,
     REFERENCE,
@@ -24,7 +25,6 @@ from service.schemas import (
     problems,
 )
 
-Schemas = dict[str, Any]
 Schemes = dict[str, list[str]]
 KEYS: list[Schemes] = [{"bearer": []}, {"apiKey": []}]
 NOBODY: Schemes = {}  # a way to authenticate: with nothing
@@ -37,15 +37,12 @@ TAGS = {
     "page": "The page for people, and what it asks for",
     "open inference protocol": "Version 2, as KServe, Triton and MLServer speak it",
 }
-ANY_MODEL = "Any"  # what the schemas of requests that any model may get are called by
 TIMEOUT_HEADER: dict[str, Any] = {
     "name": "X-Request-Timeout-Ms",
     "in": "header",
     "description": "how long the client waits; a request that is older before it is scored gets 503 deadline_exceeded",
     "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
 }
-RATE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
-EXPLAIN: dict[str, Any] = {"type": "string", "enum": ["flagged", "all", "none"]}
 QUERY: list[dict[str, Any]] = [  # of bodies that have no room for them
     {"name": name, "in": "query", "description": f"{of} only; JSON has it in the body", "schema": schema}
     for name, of, schema in (
@@ -54,7 +51,6 @@ QUERY: list[dict[str, Any]] = [  # of bodies that have no room for them
         ("explain", "NDJSON", EXPLAIN),
     )
 ]
-_TYPES: dict[str, Any] = {"numeric": float, "boolean": bool, "datetime": str}
 
 
 def operation_id(route: APIRoute) -> str:
@@ -128,57 +124,16 @@ def schemas_of(*models: tuple[type[BaseModel], JsonSchemaMode]) -> Schemas:
     return found
 
 
-def request_models(manifest: Manifest | None, *, values: bool = True) -> list[type[BaseModel]]:
-    """The bodies of POST /score, with records and with columns, for this model; for any model, without one."""
-    own = "" if manifest else ANY_MODEL
-    if manifest is None:
-        record: Any = dict[str, Any]
-        columns: Any = dict[str, list[Any]]
-    else:
-        strict = ConfigDict(extra="forbid")
-        fields, lists = dict[str, Any](), dict[str, Any]()
-        for i, feature in enumerate(manifest.features):
-            kind: Any = _type(feature) | None
-            fields[f"f{i}"] = (kind, Field(None, alias=feature.name, **_words(feature, values=values)))
-            lists[f"f{i}"] = (list[kind], Field(None, alias=feature.name))
-        for i, dropped in enumerate(manifest.dropped):
-            fields[f"d{i}"] = (Any, Field(None, alias=dropped.column, description=f"not scored: {dropped.reason}"))
-            lists[f"d{i}"] = (list[Any], Field(None, alias=dropped.column))
-        record = create_model("Record", __config__=strict, **fields)
-        columns = create_model("Columns", __config__=strict, **lists)
-    rate: Any = (float | None, Field(None, gt=0, lt=1))
-    explained = "which records' contributions are told; flagged, unless said"
-    options: Any = {
-        "alpha": rate,
-        "fdr": rate,
-        "explain": (Literal["flagged", "all", "none"] | None, Field(None, description=explained)),
-    }
-    missing = "a value that is null or left out is missing"
-    forms: Any = {
-        "Records": (f"Records; {missing}.", {"records": (list[record], Field(min_length=1))}),
-        "Columns": (f"Columns of one length; {missing}.", {"columns": (columns, ...)}),
-    }
-    return [
-        create_model(f"Score{own}{name}", __config__=ConfigDict(extra="forbid"), __doc__=text, **body, **options)
-        for name, (text, body) in forms.items()
-    ]
-
-
 def score_operation(manifest: Manifest | None, *, values: bool, with_keys: bool) -> tuple[dict[str, Any], Schemas]:
     """The OpenAPI operation of POST /score for this model, for any without one, and the schemas that it refers to.
 
     values: whether to tell the range of numbers and the most frequent categories of the training table.
     """
-    requests = request_models(manifest, values=values)
-    schemas = schemas_of(
-        *((request, "validation") for request in requests),
-        (RecordsAnswer, "serialization"),
-        (ColumnsAnswer, "serialization"),
-    )
-    for each in requests:  # of which null is none
-        schemas[each.__name__]["properties"]["explain"] = {**EXPLAIN, "description": each.model_fields["explain"].description}
+    requests = request_schemas(manifest, values=values)
+    bodies = list(requests)[:2]
+    schemas = requests | schemas_of((RecordsAnswer, "serialization"), (ColumnsAnswer, "serialization"))
     request, answer = f"Score{'' if manifest else ANY_MODEL}Request", "ScoreAnswer"
-    schemas[request] = one_of(*(each.__name__ for each in requests))
+    schemas[request] = one_of(*bodies)
     schemas[answer] = one_of(RecordsAnswer.__name__, ColumnsAnswer.__name__)
     operation = {
         "tags": ["scoring"],
@@ -194,11 +149,11 @@ def score_operation(manifest: Manifest | None, *, values: bool, with_keys: bool)
 
 def explain_operation(manifest: Manifest | None, *, values: bool, with_keys: bool) -> tuple[dict[str, Any], Schemas]:
     """The OpenAPI operation of POST /explain, as score_operation."""
-    scored = request_models(manifest, values=values)[0]
-    schemas = schemas_of((scored, "validation"), (ExplainAnswer, "serialization"))
+    schemas = request_schemas(manifest, values=values) | schemas_of((ExplainAnswer, "serialization"))
+    scored = next(iter(schemas.values()))
     request = f"Explain{'' if manifest else ANY_MODEL}Request"
-    schemas[request] = {**schemas.pop(scored.__name__), "title": request}
-    del schemas[request]["properties"]["explain"]
+    asked = {name: schema for name, schema in scored["properties"].items() if name != "explain"}
+    schemas[request] = {**scored, "title": request, "properties": asked}
     operation = {
         "tags": ["scoring"],
         "summary": "Explain records",
@@ -240,16 +195,3 @@ def _bodies(model: str, line: str) -> dict[str, Any]:
         "application/x-ndjson": {"schema": {"type": "string", "description": f"{line} a line"}},
         "application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}},
     }
-
-
-def _type(feature: Feature) -> Any:
-    return (int if feature.integer else str) if feature.kind == "categorical" else _TYPES[feature.kind]
-
-
-def _words(feature: Feature, *, values: bool) -> dict[str, Any]:
-    if feature.categories:
-        return {"description": "categorical", **({"examples": list(feature.categories[:5])} if values else {})}
-    known = values and feature.low is not None and feature.high is not None
-    seen = f", seen from {feature.low:g} to {feature.high:g}" if known else ""
-    order = {None: "", True: ", the day first in dates with slashes", False: ", the month first in dates with slashes"}
-    return {"description": feature.kind + seen + order[feature.day_first]}

@@ -234,7 +234,7 @@ class Registry:
         except Problem as problem:
             if problem.code == "not_ready":
                 reason = self._blind or problem.detail
-        if reason is not None and (closed := closed_folders(self._folder)):
+        if reason is not None and (closed := await self._in_thread(closed_folders, self._folder)):
             reason += f" This user may not look into: {', '.join(closed)}."
         if reason is not None and reason != self._unready:
             told = {"model": self._settings.model or "any", "published": ", ".join(self.names()) or "none", "reason": reason}

@@ -125,8 +125,9 @@ class Scoring:
             await send(part(b"", more=False))
         finally:
             pieces.close()
+            if started:  # also for one who leaves in the middle
+                scope["scored"] = (live.name, live.version, records, anomalies)
         self._observe(*seconds, sum(seconds))
-        scope["scored"] = (live.name, live.version, records, anomalies)
 
     def _work(self, live: Live, body: bytes, gzipped: bool) -> Done:
         began = perf_counter()

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ from service.settings import SettingsError
 FOLDER = "_ANOMALY_WORKERS"  # the environment variable by which `serve` tells its workers of the folder; no setting
 MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there is made by mkdtemp, for this user alone
 WRITE_SECONDS = 1.0
+PROBE_SECONDS = 0.02  # far longer than a look at a place takes
 RETAINED = 8  # versions no longer loaded of which a process goes on to tell: others may still have them
 AMOUNTS = (
     "anomaly_queue_rows",
@@ -212,9 +214,11 @@ def _take_place(folder: Path) -> tuple[int, Path, bool]:
     for place in itertools.count():
         path = folder / f"{place}.json"
         lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        held = _lock(lock)
+        if not held:  # by a living process, or for a moment by one that looks whether it is
+            time.sleep(PROBE_SECONDS)
+            held = _lock(lock)
+        if not held:
             os.close(lock)
         else:
             was_taken = os.fstat(lock).st_size > 0
@@ -227,9 +231,15 @@ def _take_place(folder: Path) -> tuple[int, Path, bool]:
 def _is_taken(path: Path) -> bool:
     lock = os.open(path, os.O_RDWR)
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _lock(lock, fcntl.LOCK_SH)  # others may look at the same time
     finally:
         os.close(lock)
-    return False
+
+
+def _lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether nobody else holds what is in the way of this lock; then it is held until the file is closed."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

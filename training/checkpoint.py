@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import platform
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +22,7 @@ from numpy.typing import NDArray
 from service.manifest import Feature
 from training.config import Config
 from training.fit import Curve
-from training.publish import make_folder
+from training.publish import make_folder, remove_older
 
 PREFIX = ".fit-"
 CURVE = "curve."  # the losses among the arrays of a net
@@ -44,7 +42,7 @@ class Checkpoints:
 
     def __enter__(self) -> Checkpoints:
         make_folder(self._folder)
-        remove_stale(self._folder, PREFIX, STALE_SECONDS)
+        remove_older(self._folder.glob(f"{PREFIX}*"), STALE_SECONDS)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -59,6 +57,7 @@ class Checkpoints:
         """Keeps a net: the hash of what follows, and its arrays; written beside and renamed. Raises OSError."""
         arrays: Arrays = {name: tensor.numpy() for name, tensor in state.items()}
         arrays |= {CURVE + name: np.asarray(values) for name, values in asdict(curve).items()}
+        make_folder(self._folder)  # another fit that failed may have removed it, empty as it was
         out = io.BytesIO()
         np.savez(out, allow_pickle=False, **arrays)
         content = out.getvalue()
@@ -99,12 +98,3 @@ def key_of(features: tuple[Feature, ...], x: NDArray[np.float32], fold: NDArray[
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:24]
-
-
-def remove_stale(folder: Path, prefix: str, seconds: float) -> None:
-    """Removes files that a killed process left behind so long ago that none can be using them. Raises OSError."""
-    before = time.time() - seconds
-    with os.scandir(folder) as entries:
-        old = [entry.path for entry in entries if entry.name.startswith(prefix) and entry.stat().st_mtime < before]
-    for path in old:
-        Path(path).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def publish(bundle: Bundle, models_dir: Path, promote: bool = True) -> Path:
     folder = models_dir / check_name(bundle.manifest.name)
     make_folder(folder)
     sync_folder(models_dir)
-    _remove_leftovers(folder)
+    remove_older((*folder.glob(".publishing-*"), *folder.glob(".CURRENT-*")), STALE_SECONDS)
     target = _same(folder, bundle) or _write(folder, bundle)
     if promote:
         set_current(folder, target.name)
@@ -111,9 +111,10 @@ def _rename(temporary: Path, folder: Path, bundle: Bundle) -> Path:
     raise AssertionError
 
 
-def _remove_leftovers(folder: Path) -> None:
-    before = time.time() - STALE_SECONDS
-    for path in (*folder.glob(".publishing-*"), *folder.glob(".CURRENT-*")):
+def remove_older(paths: Iterable[Path], seconds: float) -> None:
+    """Removes what a killed process left behind so long ago that none can be using it. Raises OSError."""
+    before = time.time() - seconds
+    for path in paths:
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             if path.stat().st_mtime < before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

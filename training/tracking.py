@@ -42,6 +42,8 @@ def run(options: Options, config: Config) -> Iterator[Record]:
         mlflow.start_run()
         mlflow.log_params(parameters(options, config))
     except Exception as error:  # each kind of store raises classes of its own
+        with suppress(Exception):
+            mlflow.end_run("FAILED")
         raise OptionError(f"--track: MLflow cannot record at {mlflow.get_tracking_uri()}: {_line(error)}") from error
     try:
         yield lambda published, comparison: record(mlflow, published, comparison)

@@ -297,6 +297,17 @@ def test_a_request_of_the_short_way_has_its_own_counts_in_its_line(bundle_dir: P
     assert "records" not in refused
 
 
+def test_a_path_is_cut_in_its_line_whichever_way_its_request_goes(bundle_dir: Path) -> None:
+    body = json.dumps({"records": [GOOD]}).encode()
+    with serving(bundle_dir) as server:
+        for path in (b"/models/%b/score" % (b"a" * 9000), b"/%b" % (b"a" * 9000)):
+            assert server.ask(request(body, b"").replace(b" /score ", b" %b " % path))[0] == 404
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.stderr is not None
+        lines = [json.loads(line) for line in server.process.stderr.read().splitlines()]
+    assert [len(line["path"]) for line in lines if line["event"] == "request"] == [200, 200]
+
+
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_every_format_of_records_has_one_line_without_a_value(serve: Serve, capfd: CapFd, log_format: str) -> None:
     client = serve(log_requests=True, log_format=log_format)

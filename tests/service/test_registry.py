@@ -13,7 +13,7 @@ import pytest
 
 from service import promotion
 from service.__main__ import main
-from service.bundle import closed_folders, current_version
+from service.bundle import closed_folders, current_version, list_versions
 from service.errors import Problem
 from service.manifest import CURRENT, BundleError
 from service.metrics import Metrics
@@ -276,6 +276,20 @@ def test_a_model_whose_folder_may_not_be_looked_into_is_named(serve: Serve, capf
         (models / "tiny").chmod(0o700)
         assert "This user may not look into: tiny." in capfd.readouterr().err
         assert closed_folders(models) == []
+
+
+def test_a_version_that_may_not_be_looked_into_is_none(models_dir: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        models = Path(place)
+        models.chmod(0o755)
+        publish(models)
+        closed = models / "tiny" / NEW
+        shutil.copytree(models / "tiny" / OLD, closed)
+        assert list_versions(models, "tiny") == [OLD, NEW]
+        closed.chmod(0 if os.geteuid() else 0o700)
+        with as_nobody():
+            assert list_versions(models, "tiny") == [OLD]
+        closed.chmod(0o700)
 
 
 def test_a_served_model_whose_current_is_gone_is_told_once_and_served_on(

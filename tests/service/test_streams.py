@@ -297,8 +297,8 @@ def test_the_body_is_read_on_only_while_the_answer_is_not_taken() -> None:
     asyncio.run(work())
 
 
-def test_a_client_that_goes_away_ends_the_stream(serve: Serve) -> None:
-    client = serve()
+def test_a_client_that_goes_away_ends_the_stream(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    client = serve(log_requests=True)
 
     async def broken() -> AsyncIterator[bytes]:
         yield lines_of([GOOD] * 600)
@@ -307,6 +307,10 @@ def test_a_client_that_goes_away_ends_the_stream(serve: Serve) -> None:
     with suppress(AssertionError):  # httpx expects an answer
         post(client, broken())
     client.run(until(lambda: client.app.permits.taken == 0))
+    client.app.requests.close()
+    told = json.loads(capfd.readouterr().err.splitlines()[-1])
+    assert told["status"] == 499
+    assert 0 < told["records"] <= 600
 
 
 def test_columns_that_training_left_out_are_accepted(serve: Serve, tmp_path: Path) -> None:

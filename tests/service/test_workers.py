@@ -1,6 +1,7 @@
 """What several workers have counted is told as one, whichever of them is asked and whatever becomes of them."""
 
 import asyncio
+import fcntl
 import json
 import os
 import select
@@ -55,6 +56,15 @@ def count(metrics: Metrics, records: int) -> None:
     if records:
         metrics.counts("tiny", VERSION).count(np.full(records, 2.5, np.float32), np.full(records, 0.3), 1, {"missing": records})
     metrics.stages["total"].observe(np.array([0.01]))
+
+
+def test_who_looks_at_a_place_does_not_keep_it_from_its_next_process(tmp_path: Path) -> None:
+    die(one(tmp_path)[1])
+    looking = os.open(tmp_path / "0.lock", os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(workers.PROBE_SECONDS / 4, os.close, (looking,)).start()
+    metrics, _ = one(tmp_path)
+    assert (metrics.replaced, [path.name for path in tmp_path.glob("*.lock")]) == (1, ["0.lock"])
 
 
 def die(worker: Workers) -> None:

@@ -19,6 +19,7 @@ from training.config import Config
 from training.data import Dataset
 from training.errors import FitError
 from training.fit import Curve
+from training.publish import remove_older
 
 from .conftest import TINY
 from .fits import fit, table
@@ -172,3 +173,22 @@ def test_another_user_can_read_the_folder_of_a_model_whatever_the_umask(tmp_path
             assert (tmp_path / "shop").stat().st_mode & 0o777 == 0o755
     finally:
         os.umask(before)
+
+
+def test_a_fit_that_fails_leaves_room_for_one_that_has_kept_nothing_yet(tmp_path):
+    with Checkpoints(tmp_path / "shop", "second") as second:
+        with pytest.raises(FitError), Checkpoints(tmp_path / "shop", "first"):
+            raise FitError("no finite loss")
+        second.save(0, {"weight": torch.ones(2)}, CURVE)
+        kept_net = second.load(0)
+    assert kept_net is not None
+    assert kept_net[1] == CURVE
+
+
+def test_leftovers_that_another_process_removes_meanwhile_are_nobodys_trouble(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    remove_older([tmp_path / "gone", old, new], 60)
+    assert list(tmp_path.iterdir()) == [new]

@@ -42,7 +42,7 @@ def statuses(client):
     return Counter(run.info.status for run in client.search_runs([experiment.experiment_id]))
 
 
-def test_a_fit_is_a_run_with_settings_figures_losses_and_the_bundle(tmp_path, capsys, mlflow):
+def test_a_fit_is_a_run_with_settings_figures_losses_and_the_bundle(tmp_path, capsys, mlflow, monkeypatch):
     data, models = table(tmp_path / "t.csv"), tmp_path / "models"
     assert fit(tmp_path, data, "--track", seed=3, noise=0.2) == 0
     told = capsys.readouterr()
@@ -77,13 +77,20 @@ def test_a_fit_is_a_run_with_settings_figures_losses_and_the_bundle(tmp_path, ca
     assert [path.read_text() for path in tmp_path.glob("mlruns/*/*/artifacts/comparison.txt")] == ["side by side"]
     assert statuses(client) == {"FINISHED": 2, "FAILED": 1}
 
+    # So is one of which not even the settings can be recorded.
+    with monkeypatch.context() as patched:
+        patched.setattr(tracking, "parameters", lambda *_: {"no name of a parameter!": 0})
+        with pytest.raises(OptionError, match="cannot record"), tracking.run(Options("t.csv", "shop"), Config()):
+            pass
+    assert statuses(client) == {"FINISHED": 2, "FAILED": 2}
+
     # No place for what is recorded, once it is published.
     shutil.rmtree(tmp_path / "mlruns")
     (tmp_path / "mlruns").touch()
     lost = pytest.raises(TrackingError, match=rf"{folder.name} is published and whole, but not recorded by MLflow: \w+Error")
     with lost, tracking.run(Options("t.csv", "shop"), Config()) as record:
         record(published, None)
-    assert statuses(client) == {"FINISHED": 2, "FAILED": 2}
+    assert statuses(client) == {"FINISHED": 2, "FAILED": 3}
 
 
 def test_mlflow_reports_to_nobody():
