@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.types import Scope
 
+from service.bodies import check_length
 from service.errors import Problem
-from service.limits import check_length, deadline
+from service.limits import deadline
 from service.live import Live
 from service.validation import query
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.types import Receive
 
-from service.batching import Answer, Observed, count
 from service.limits import ClientGoneError, Permits, too_late
 from service.live import Live
+from service.runs import Answer, Observed, count
 
 if TYPE_CHECKING:
     from service.tracing import Trace

@@ -1,4 +1,4 @@
-"""From a batch of records to the body of its answer; and many small ones together, in one run of the graph.
+"""Many small requests together, in one run of the graph; and too many of them refused.
 
 A run of the graph costs far more to begin than to go on. So the small requests that came in the same turn of the event loop are
 scored in one run: no timer, nobody waits for others to come. A request that cannot be scored fails alone.
@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service.batch import Batch, Change
-from service.calibration import UnsupportedAlphaError, rounded_up
-from service.detector import Scores
-from service.errors import FieldError, Problem, not_scorable
+from service.batch import Batch
+from service.errors import Problem
 from service.limits import too_late
 from service.live import Live
+from service.runs import Answer, answer, answer_together, count
 
 MAX_ROWS = 256  # in one run on the event loop, which /health waits for
 LEAST = 1024  # bytes that the smallest request counts for: it costs as much as four records more
@@ -31,118 +25,6 @@ MOST_REFUSED = 3  # times what is taken; more is far more
 BURST = 512 << 10  # bytes a turn otherwise
 OVERLOADED = 0.1  # seconds of full turns that are no burst any more; and by which others must prevail to end it
 IDLE = 0.01  # seconds without work that end an overload
-
-
-@dataclass(slots=True)
-class Answer:
-    """The body of a 200, and what it cost."""
-
-    body: bytes
-    records: int
-    anomalies: int
-    began: float  # when scoring began
-    inference: float  # seconds
-    head: int = 0  # bytes of JSON before the tensors of a binary answer
-
-
-@dataclass(slots=True)
-class Observed:
-    """What the metrics learn of a run. Counted on the event loop, wherever it ran."""
-
-    score: NDArray[np.float32]
-    p_value: NDArray[np.float64]
-    anomalies: int
-    warnings: dict[str, int]
-
-
-def answered(
-    body: bytes, scores: Scores, began: float, inference: float, warnings: dict[str, int], head: int = 0
-) -> tuple[Answer, Observed]:
-    """A body and what it says, for the client and for the metrics."""
-    anomalies = int(np.count_nonzero(scores.is_anomaly))
-    return (
-        Answer(body, len(scores.score), anomalies, began, inference, head),
-        Observed(scores.score, scores.p_value, anomalies, warnings),
-    )
-
-
-def answer(live: Live, batch: Batch, *, lines: bool = False) -> tuple[Answer, Observed]:
-    """The answer to one request, or as `lines` to a block of a stream. Raises the Problem that says why there is none."""
-    began = perf_counter()
-    scores = score(live, batch)
-    inference = perf_counter() - began
-    body, warnings = live.writer.lines(batch, scores) if lines else live.writer.write(batch, scores)
-    note(live, batch, scores)
-    return answered(body, scores, began, inference, warnings)
-
-
-def answer_together(live: Live, batches: Sequence[Batch]) -> tuple[list[Answer], Observed]:
-    """The answers to several requests of records, all with the default options, from one run."""
-    began = perf_counter()
-    rows = [row for batch in batches for row in batch.rows]
-    joined = Batch(np.concatenate([batch.x for batch in batches]), rows, False, all(batch.normal for batch in batches))
-    if not joined.normal:
-        joined.changed = _changed(batches)
-    scores = score(live, joined)
-    inference = perf_counter() - began
-    results, warnings = live.writer.records(joined, scores)
-    note(live, joined, scores)
-    head, flags, answers, start = live.writer.head(scores), scores.is_anomaly.tolist(), [], 0
-    for batch in batches:
-        stop = start + len(batch.rows)
-        body = b"%b[%b]}" % (head, b",".join(results[start:stop]))
-        answers.append(Answer(body, stop - start, sum(flags[start:stop]), began, inference))
-        start = stop
-    return answers, Observed(scores.score, scores.p_value, sum(flags), warnings)
-
-
-def _changed(batches: Sequence[Batch]) -> list[Change]:
-    """What has changed in batches of records, by the rows of all of them."""
-    starts = accumulate((len(batch.rows) for batch in batches), initial=0)
-    return [
-        (start + row, column, code) for start, batch in zip(starts, batches, strict=False) for row, column, code in batch.changed
-    ]
-
-
-def count(live: Live, observed: Observed) -> None:
-    """Counts a run."""
-    live.counts.count(observed.score, observed.p_value, observed.anomalies, observed.warnings)
-
-
-def score(live: Live, batch: Batch) -> Scores:
-    """The scores of a batch, by which health knows the model to work. Raises the 422 of an unsupported alpha."""
-    try:
-        scores = live.detector.score(batch.x, batch.alpha, batch.fdr, batch.explain)
-    except UnsupportedAlphaError as error:
-        problem = FieldError("alpha", f"must be at least {rounded_up(error.smallest)}")
-        raise Problem("unsupported_alpha", f"{error}.", [problem], smallest_alpha=error.smallest) from None
-    except Exception:
-        live.failed = True  # /health will ask the model itself before it says that all is well
-        live.counts.failed_batches += 1  # here, not on the event loop: the batch that fails has no Observed
-        raise
-    live.scored_at, live.failed = monotonic(), False
-    return scores
-
-
-def note(live: Live, batch: Batch, scores: Scores) -> None:
-    """Leaves what is to be answered to those who look at live records. Of a run that is refused they learn nothing: its records
-    may be scored again, each request's alone.
-    """
-    if live.shadow is not None:
-        live.shadow.offer(batch.x, scores.p_value)
-    live.watch.note(batch.x, scores.score)
-    if len(scores.explained):
-        live.latest.note(batch.x, scores)
-
-
-def score_finite(live: Live, batch: Batch) -> Scores:
-    """As score and note, for an answer that has no way to leave a score out. Raises the 422 of records without a finite
-    one, too."""
-    scores = score(live, batch)
-    if not np.isfinite(scores.score).all():
-        raise not_scorable([f"records[{row}]" for row in np.flatnonzero(~np.isfinite(scores.score))])
-    note(live, batch, scores)
-    return scores
 
 
 class Waiter(Protocol):
@@ -280,8 +162,8 @@ def _answer_together(taken: Sequence[Waiting]) -> None:
             _answer(waiting)
         return
     count(live, observed)
-    for waiting, answer in zip(taken, answers, strict=True):
-        waiting.waiter.set_result(answer)
+    for waiting, one in zip(taken, answers, strict=True):
+        waiting.waiter.set_result(one)
 
 
 def _answer(waiting: Waiting) -> None:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.admission import JSON
-from service.batching import Answer, too_many
+from service.batching import too_many
 from service.errors import Problem
 from service.heads import Head
 from service.limits import CLIENT_GONE, NEVER, deadline, too_late
 from service.live import Live
 from service.log import Scored
+from service.runs import Answer
 from service.scoring import ROUTES, server_timing
 
 if TYPE_CHECKING:

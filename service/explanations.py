@@ -13,14 +13,15 @@ from time import perf_counter
 import numpy as np
 from starlette.types import Receive, Scope, Send
 
-from service import batching
+from service import runs
 from service.admission import JSON, admit
 from service.background import Done
-from service.batching import Answer
+from service.bodies import inflate, read_body
 from service.errors import FieldError, Problem, not_scorable
-from service.limits import Holding, inflate, read_body
+from service.limits import Holding
 from service.live import Live
 from service.parts import Parts
+from service.runs import Answer
 from service.scoring import estimate_rows, send_whole
 
 ROUTES = ("/explain", "/models/{name}/explain", "/models/{name}/versions/{version}/explain")
@@ -60,7 +61,7 @@ class Explanations:
             raise Problem("too_many_records", f"{detail}: send several requests.")
         batch.explain = "all"
         began = perf_counter()
-        scores, what_if = batching.score(live, batch), live.detector.what_if(batch.x)
+        scores, what_if = runs.score(live, batch), live.detector.what_if(batch.x)
         inference = perf_counter() - began
         finite = np.isfinite(what_if.score) & ~np.isinf(what_if.expected_score)
         if not finite.all():

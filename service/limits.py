@@ -1,21 +1,15 @@
-"""What a request may cost: bytes of body, records, rows in the queue, and how long its client waits for it."""
+"""What a request may cost: room for its body, records, rows in the queue, and how long its client waits for it."""
 
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping
 from time import monotonic
 from typing import Self
 
-from starlette.types import Message, Receive
-
 from service.errors import FieldError, Problem
 
-INFLATE_STEP = 1 << 16
 CLIENT_GONE = 499  # what the log and the metrics say of a request whose client left; nobody receives it
-
-
 TIMEOUT = b"x-request-timeout-ms"
 MILLISECONDS = re.compile(rb"[0-9]{1,9}")
 NEVER = float("inf")
@@ -127,58 +121,7 @@ def too_late() -> Problem:
     return Problem("deadline_exceeded", detail, headers={"Retry-After": "1"})
 
 
-async def read_body(message: Message, receive: Receive, limit: int, held: Holding) -> bytes:
-    """The whole body, of which `message` is the first part. Raises the 413 as soon as it is over the limit, or the 429 where
-    there is no room for it; ClientGoneError.
-    """
-    parts, size = list[bytes](), 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise body_too_large(limit)
-        held.take(len(parts[-1]))
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-        message = await receive()
-
-
-def check_length(headers: Mapping[bytes, bytes], limit: int) -> int:
-    """The Content-Length, 0 without one; raises the 413 before a byte of the body is read."""
-    length = int(headers.get(b"content-length", b"0"))
-    if length > limit:
-        raise body_too_large(limit)
-    return length
-
-
 def check_records(n: int, most: int) -> None:
     """Raises the 413 where a request has n records, and so many are the most."""
     if n > most:
         raise Problem("too_many_records", f"{n} records, and a request may have {most}: send several requests.")
-
-
-def body_too_large(limit: int) -> Problem:
-    """The 413 of a body above so many bytes."""
-    return Problem("body_too_large", f"The body may have {limit} bytes, inflated: send fewer records at a time.")
-
-
-def inflate(body: bytes, limit: int) -> bytes:
-    """A gzip body (one member) inflated, never further than the limit. Raises the 400 or the 413."""
-    stream, whole, parts, size = zlib.decompressobj(wbits=31), memoryview(body), [], 0
-    try:
-        for start in range(0, len(body), INFLATE_STEP):
-            if stream.eof:
-                raise Problem("invalid_encoding", "Something follows the gzip data.")
-            parts.append(stream.decompress(whole[start : start + INFLATE_STEP], limit + 1 - size))
-            size += len(parts[-1])
-            if size > limit:
-                raise body_too_large(limit)
-    except zlib.error:
-        raise Problem("invalid_encoding", "The body is not gzip, although its Content-Encoding says so.") from None
-    if not stream.eof:
-        raise Problem("invalid_encoding", "The gzip data ends too early.")
-    if stream.unused_data:
-        raise Problem("invalid_encoding", "Something follows the gzip data.")
-    return b"".join(parts)

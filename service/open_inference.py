@@ -8,11 +8,12 @@ from time import perf_counter
 
 from starlette.types import Receive, Scope, Send
 
-from service import batching, open_inference_request
+from service import open_inference_request, runs
 from service.admission import BINARY, JSON, admit
 from service.background import Done
+from service.bodies import inflate, read_body
 from service.encoding import as_written
-from service.limits import Holding, inflate, read_body
+from service.limits import Holding
 from service.live import Live
 from service.parts import Parts
 from service.scoring import estimate_rows, send_whole
@@ -51,7 +52,7 @@ class Inference:
         content = inflate(body, self._limit) if gzipped else body
         request = open_inference_request.read(live.detector.manifest, content, header_length, self._max_records)
         scoring = perf_counter()
-        scores = batching.score_finite(live, request.batch)
+        scores = runs.score_finite(live, request.batch)
         inference = perf_counter() - scoring
         head = {
             "model_name": live.name,
@@ -64,7 +65,7 @@ class Inference:
             },
         }
         body, head_bytes = write(head, request.answer(scores))
-        return *batching.answered(body, scores, scoring, inference, {}, head_bytes), began, scoring - began
+        return *runs.answered(body, scores, scoring, inference, {}, head_bytes), began, scoring - began
 
 
 def infer_route(path: str) -> str | None:

@@ -18,9 +18,10 @@ from fastapi.responses import HTMLResponse
 from numpy.typing import NDArray
 
 from service.activity import shares
+from service.bodies import read_body
 from service.encoding import as_written, decode
 from service.errors import Problem
-from service.limits import ClientGoneError, Holding, read_body
+from service.limits import ClientGoneError, Holding
 from service.manifest import Manifest, column_slices
 from service.metrics import SCORES
 from service.page_schemas import ActivityDocument, ExampleRecord

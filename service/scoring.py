@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Message, Receive, Scope, Send
 
-from service import batching, tabular
+from service import runs, tabular
 from service.admission import ARROW, JSON, NDJSON, Admitted, admit
 from service.background import Done, account
-from service.batching import Answer
-from service.limits import NEVER, ClientGoneError, Holding, inflate, read_body
+from service.bodies import inflate, read_body
+from service.limits import NEVER, ClientGoneError, Holding
 from service.live import Live
+from service.runs import Answer
 from service.streams import BLOCK, Lines, Pieces, Stream, Whole
 from service.validation import query
 
@@ -133,7 +134,7 @@ class Scoring:
         began = perf_counter()
         batch = live.reader.read(inflate(body, self._limit) if gzipped else body)
         parse = perf_counter() - began
-        return *batching.answer(live, batch), began, parse
+        return *runs.answer(live, batch), began, parse
 
 
 def score_route(path: str) -> str | None:

@@ -7,23 +7,22 @@ so no more than the body, which has its limit, is ever in memory.
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections import deque
 from collections.abc import Awaitable
 from time import perf_counter
 
 from starlette.types import Message, Receive, Send
 
-from service import batching
+from service import runs
 from service.background import Done
 from service.batch import Explain
+from service.bodies import INFLATE_STEP, Inflater, body_too_large
 from service.errors import FieldError, Problem
-from service.limits import INFLATE_STEP, ClientGoneError, Holding, body_too_large
+from service.limits import ClientGoneError, Holding
 from service.live import Live
 
 BLOCK = 512  # lines scored at a time: other requests wait for no more than these
 PART = 256 << 10  # bytes given out at a time, where more wait: what has been scored is held no more
-NOT_GZIP = "The body is not gzip, although its Content-Encoding says so."
 
 
 class Lines:
@@ -31,7 +30,7 @@ class Lines:
 
     def __init__(self, limit: int, *, gzipped: bool) -> None:
         self._limit, self._size = limit, 0  # of the inflated body
-        self._inflate = zlib.decompressobj(wbits=31) if gzipped else None
+        self._inflater = Inflater() if gzipped else None
         self._piece, self._fed, self._last = memoryview(b""), 0, False
         self._parts: list[bytes] = []  # of a line that is not whole
         self._unfinished = 0  # bytes of them
@@ -66,14 +65,8 @@ class Lines:
         """Some more of the body as it was before its encoding."""
         text = bytes(self._piece[:INFLATE_STEP])
         used = len(text)
-        if self._inflate is not None:
-            try:
-                text = self._inflate.decompress(text, INFLATE_STEP)
-            except zlib.error:
-                raise Problem("invalid_encoding", NOT_GZIP) from None
-            used -= len(self._inflate.unconsumed_tail)
-            if self._inflate.eof and (self._inflate.unused_data or used < len(self._piece)):
-                raise Problem("invalid_encoding", "Something follows the gzip data.")
+        if self._inflater is not None:
+            text, used = self._inflater.some(text, INFLATE_STEP)
         self._piece = self._piece[used:] if used < len(self._piece) else memoryview(b"")
         self._size += len(text)
         if self._size > self._limit:
@@ -90,10 +83,8 @@ class Lines:
             self._parts, self._unfinished = [rest[-1]], len(rest[-1])
 
     def _end(self) -> None:
-        if self._inflate is not None:
-            self._split(self._inflate.flush())
-            if not self._inflate.eof:
-                raise Problem("invalid_encoding", "The gzip data ends too early.")
+        if self._inflater is not None:
+            self._split(self._inflater.end())
         self._split(b"\n")
 
 
@@ -132,7 +123,7 @@ class Stream:
         batch.alpha, batch.explain = self._alpha, self._explain
         self._records += len(lines)
         parse = perf_counter() - began
-        return *batching.answer(self._live, batch, lines=True), began, parse
+        return *runs.answer(self._live, batch, lines=True), began, parse
 
 
 class Whole:

@@ -10,14 +10,14 @@ import numpy as np
 from arro3.core import Array, DataType, Field, RecordBatch, Schema, Table
 from numpy.typing import NDArray
 
-from service import batching, ipc
+from service import ipc, runs
 from service.batch import Batch
-from service.batching import Answer, Observed
+from service.bodies import inflate
 from service.encoding import encode_arrow
 from service.errors import MAX_ERRORS, FieldError, Problem
-from service.limits import inflate
 from service.live import Live
 from service.manifest import Manifest, column_slices
+from service.runs import Answer, Observed
 from service.validation import query, records_problem
 
 RESULTS = Schema(
@@ -44,10 +44,10 @@ class Request:
         x = read(self._live.detector.manifest, self._bytes(), self._max_records, self._limit)
         batch = Batch(x, (), True, True, self._alpha, self._fdr, "none")
         scoring = perf_counter()
-        scores = batching.score_finite(self._live, batch)
+        scores = runs.score_finite(self._live, batch)
         inference = perf_counter() - scoring
         body = write(scores.score, scores.p_value, scores.is_anomaly)
-        return *batching.answered(body, scores, scoring, inference, {}), began, scoring - began
+        return *runs.answered(body, scores, scoring, inference, {}), began, scoring - began
 
     def _bytes(self) -> bytes:
         return inflate(self._body, self._limit) if self._gzipped else self._body

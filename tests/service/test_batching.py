@@ -9,8 +9,9 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from service.batching import LEAST, MAX_ROWS, Batcher, answer_together
+from service.batching import LEAST, MAX_ROWS, Batcher
 from service.limits import NEVER
+from service.runs import answer_together
 from tests.service.client import Client, check_problem, until
 from tests.service.conftest import Serve
 from tests.service.test_tabular import stream

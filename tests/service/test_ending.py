@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from service import batching, direct, scoring
+from service import batching, direct, runs, scoring
 from service.app import create_app
 from service.http_protocol import LimitedProtocol
 from service.server import Server
@@ -232,7 +232,7 @@ def test_the_time_that_a_client_takes_to_send_is_none_of_the_service(
     server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch, way: bytes
 ) -> None:
     late = [0.0]
-    for module in (direct, scoring, batching):
+    for module in (direct, scoring, batching, runs):
         monkeypatch.setattr(module, "perf_counter", lambda: time.perf_counter() + late[0])
     with socket.create_connection(server.servers[0].sockets[0].getsockname(), timeout=DEADLINE) as connection:
         connection.sendall(way[:-9])

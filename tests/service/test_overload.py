@@ -15,8 +15,9 @@ import pytest
 from service import batching, limits
 from service.batch import Batch
 from service.batching import BURST, LEAST, MOST_REFUSED, OVERLOADED, SCARCE, STEADY, Batcher
+from service.bodies import read_body
 from service.errors import Problem
-from service.limits import CALM, MANY, ClientGoneError, Holding, Permits, Room, read_body
+from service.limits import CALM, MANY, ClientGoneError, Holding, Permits, Room
 from service.scoring import estimate_rows
 from tests.service.client import check_problem, until
 from tests.service.conftest import Serve
