@@ -217,8 +217,8 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
     loops = [digest_for_ever(service.registry.loaded), memory.give_back_for_ever(), service.keys.watch_for_ever()]
     if service.settings.page:
         loops.append(service.activity.tick_for_ever())
-    if service.workers is not None:
-        loops.append(service.workers.write_for_ever())
+    if service.shared_metrics is not None:
+        loops.append(service.shared_metrics.write_for_ever())
     tasks = [asyncio.create_task(loop) for loop in loops]
     for task in tasks:
         task.add_done_callback(_tell_why_it_ended)
@@ -229,8 +229,8 @@ async def _lifespan(service: Any) -> AsyncIterator[None]:
         task.cancel()
     await asyncio.wait(tasks)
     await service.registry.stop()
-    if service.workers is not None:
-        await service.workers.close()
+    if service.shared_metrics is not None:
+        await service.shared_metrics.close()
     service.background.close()
     if service.tracing is not None:
         await asyncio.to_thread(service.tracing.close)

@@ -22,7 +22,7 @@ from service.live import Live
 from service.metrics import Metrics, method_label
 from service.registry import Registry
 from service.settings import Settings
-from service.workers import Workers
+from service.shared_metrics import SharedMetrics
 
 if TYPE_CHECKING:
     from service.tracing import Trace, Tracing
@@ -40,7 +40,7 @@ class Parts:
         self.metrics = Metrics()
         self.activity = Activity(self.metrics)
         self.registry = Registry(settings, self.metrics)
-        self.workers = Workers.among(self.metrics)
+        self.shared_metrics = SharedMetrics.among(self.metrics)
         self.permits, self.room = Permits(settings.queue_rows), Room(max(settings.held_bytes, settings.max_body_bytes))
         self.metrics.queue_rows = lambda: self.permits.taken
         self.metrics.held_bytes = lambda: self.room.taken

@@ -143,7 +143,7 @@ def response(request: Request, problem: Problem) -> Response:
 )
 async def get_metrics(service: App) -> Response:
     """Prometheus text, of all workers together."""
-    text = service.metrics.text() if service.workers is None else await service.workers.text()
+    text = service.metrics.text() if service.shared_metrics is None else await service.shared_metrics.text()
     return Response(text, media_type=metrics.CONTENT_TYPE)
 
 

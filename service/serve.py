@@ -19,8 +19,8 @@ from service.app import check_start
 from service.http_protocol import LimitedProtocol
 from service.server import Server
 from service.settings import PREFIX, Settings, SettingsError, service_links
+from service.shared_metrics import shared_folder
 from service.supervisor import Supervisor
-from service.workers import shared_folder
 
 CANNOT_START = 2
 

@@ -17,7 +17,7 @@ import uvicorn
 from service import log
 from service.app import Service
 from service.http_protocol import LINGER_SECONDS, LINGER_TURNS, LimitedProtocol
-from service.workers import is_left_alone
+from service.shared_metrics import is_left_alone
 
 HANGS_SECONDS, TURN_SECONDS = 3.0, 0.1
 ACCEPTED_A_TURN = 128  # connections, at some 0.1 ms each

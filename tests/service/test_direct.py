@@ -20,7 +20,7 @@ from service.settings import Settings
 from tests.service.client import Client
 from tests.service.test_heads import head_of
 from tests.service.test_http_protocol import BODY, DEADLINE, POST, WHOLE, Server, read_answer, serving
-from tests.service.test_workers import wait_for
+from tests.service.test_shared_metrics import wait_for
 from tests.service.tiny_bundle import GOOD, ODD
 
 IDLE_SECONDS = 1

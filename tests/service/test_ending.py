@@ -26,7 +26,7 @@ from service.settings import Settings
 from tests.service.client import until
 from tests.service.test_direct import request
 from tests.service.test_http_protocol import BODY, DEADLINE, POST, WHOLE, read_answer, serving
-from tests.service.test_workers import wait_for
+from tests.service.test_shared_metrics import wait_for
 from tests.service.tiny_bundle import GOOD, publish
 
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)

@@ -22,7 +22,7 @@ from service.scoring import estimate_rows
 from tests.service.client import check_problem, until
 from tests.service.conftest import Serve
 from tests.service.test_http_protocol import Server, read_answer, serving
-from tests.service.test_workers import wait_for
+from tests.service.test_shared_metrics import wait_for
 from tests.service.tiny_bundle import GOOD, NUMBERS, publish
 
 SMALL = {"records": [GOOD]}

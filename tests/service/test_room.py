@@ -11,7 +11,7 @@ from service.errors import Problem
 from service.limits import Holding, Room
 from tests.service.test_http_protocol import read_answer, serving
 from tests.service.test_overload import large, metric
-from tests.service.test_workers import wait_for
+from tests.service.test_shared_metrics import wait_for
 from tests.service.tiny_bundle import GOOD
 
 SMALL = json.dumps({"records": [GOOD]}).encode()

@@ -22,7 +22,7 @@ from tests.service.conftest import Serve
 from tests.service.test_http_protocol import read_answer, serving
 from tests.service.test_overload import metric
 from tests.service.test_scoring import records
-from tests.service.test_workers import wait_for
+from tests.service.test_shared_metrics import wait_for
 from tests.service.tiny_bundle import GOOD, ODD, publish
 
 HEADERS = {"content-type": "application/x-ndjson"}

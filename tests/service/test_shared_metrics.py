@@ -23,11 +23,11 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import workers
+from service import shared_metrics
 from service.metrics import Metrics
 from service.settings import SettingsError
+from service.shared_metrics import FOLDER, SharedMetrics, shared_folder
 from service.supervisor import AGAIN_SECONDS
-from service.workers import FOLDER, Workers, shared_folder
 from tests.service.conftest import Serve
 from tests.service.test_http_protocol import BODY, DEADLINE, WHOLE, read_answer, serving
 
@@ -41,15 +41,15 @@ def samples(text: str) -> Samples:
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
-def told(worker: Workers, name: str, **labels: str) -> float | None:
+def told(worker: SharedMetrics, name: str, **labels: str) -> float | None:
     return samples(asyncio.run(worker.text()).decode()).get((name, frozenset(labels.items())))
 
 
-def one(folder: Path, records: int = 0) -> tuple[Metrics, Workers]:
+def one(folder: Path, records: int = 0) -> tuple[Metrics, SharedMetrics]:
     metrics = Metrics()
     metrics.served = lambda: [("tiny", VERSION, "surprise", "CPUExecutionProvider")]
     count(metrics, records)
-    return metrics, Workers(folder, metrics)
+    return metrics, SharedMetrics(folder, metrics)
 
 
 def count(metrics: Metrics, records: int) -> None:
@@ -62,12 +62,12 @@ def test_who_looks_at_a_place_does_not_keep_it_from_its_next_process(tmp_path: P
     die(one(tmp_path)[1])
     looking = os.open(tmp_path / "0.lock", os.O_RDWR)
     fcntl.flock(looking, fcntl.LOCK_SH)
-    threading.Timer(workers.PROBE_SECONDS / 4, os.close, (looking,)).start()
+    threading.Timer(shared_metrics.PROBE_SECONDS / 4, os.close, (looking,)).start()
     metrics, _ = one(tmp_path)
     assert (metrics.replaced, [path.name for path in tmp_path.glob("*.lock")]) == (1, ["0.lock"])
 
 
-def die(worker: Workers) -> None:
+def die(worker: SharedMetrics) -> None:
     """As the end of its process would."""
     os.close(worker._lock)
 
@@ -129,7 +129,7 @@ def test_whoever_is_asked_next_tells_no_less(tmp_path: Path) -> None:
 def test_one_that_is_cancelled_while_it_writes_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the end of a process: nobody writes beside its thread."""
     _, worker = one(tmp_path, 1)
-    writing, go_on, write, at_once = threading.Event(), threading.Event(), workers._write, list[int]()
+    writing, go_on, write, at_once = threading.Event(), threading.Event(), shared_metrics._write, list[int]()
 
     def slow(path: Path, families: Any) -> None:
         at_once.append(1)
@@ -139,7 +139,7 @@ def test_one_that_is_cancelled_while_it_writes_is_waited_for(tmp_path: Path, mon
         write(path, families)
         at_once.pop()
 
-    monkeypatch.setattr(workers, "_write", slow)
+    monkeypatch.setattr(shared_metrics, "_write", slow)
 
     async def work() -> None:
         first = asyncio.create_task(worker.write())
@@ -196,7 +196,7 @@ def test_the_service_tells_what_the_others_counted(serve: Serve, tmp_path: Path,
     client = serve()
     for _ in range(2):
         client.post("/score", content=BODY)
-    client.run(client.app.workers.write())
+    client.run(client.app.shared_metrics.write())
     text = samples(serve().get("/metrics").text)
     assert text["anomaly_reloads_total", frozenset({("model", "tiny"), ("result", "loaded")})] == 2
     assert text["anomaly_reloads_total", frozenset({("model", "tiny"), ("result", "refused")})] == 0
@@ -216,7 +216,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_once(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    monkeypatch.setattr("service.workers.WRITE_SECONDS", 0.001)
+    monkeypatch.setattr("service.shared_metrics.WRITE_SECONDS", 0.001)
     client = serve()
     real, tries = Path.replace, []
 
@@ -233,7 +233,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_once(
     _, other = one(tmp_path)
     queue_full = ("anomaly_errors_total", frozenset({("code", "queue_full")}))
     before = samples(client.get("/metrics").text)[queue_full]
-    monkeypatch.setattr("service.workers.Path.replace", full)
+    monkeypatch.setattr("service.shared_metrics.Path.replace", full)
     client.run(tried())
     client.app.permits.taken = 7
     for _ in range(2):
@@ -241,7 +241,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_once(
         assert now[queue_full] == before == told(other, "anomaly_errors_total", code="queue_full")  # none goes back
         assert now["anomaly_queue_rows", frozenset()] == 7
     assert client.get("/health").status_code == 200
-    monkeypatch.setattr("service.workers.Path.replace", real)
+    monkeypatch.setattr("service.shared_metrics.Path.replace", real)
     assert client.get("/metrics").status_code == 200
     lines = [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()]
     assert lines.count("the metrics of this worker cannot be written for the others") == 2  # by each
@@ -251,13 +251,13 @@ def test_without_a_place_to_write_the_service_does_not_start(monkeypatch: pytest
     def none(**_: object) -> str:
         raise FileNotFoundError(2, "No usable temporary directory found")
 
-    monkeypatch.setattr("service.workers.tempfile.mkdtemp", none)
+    monkeypatch.setattr("service.shared_metrics.tempfile.mkdtemp", none)
     with pytest.raises(SettingsError, match="TMPDIR"), shared_folder():
         raise AssertionError
 
 
 def test_without_a_folder_of_memory_there_is_a_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.workers.MEMORY", tmp_path / "none")
+    monkeypatch.setattr("service.shared_metrics.MEMORY", tmp_path / "none")
     with shared_folder():
         folder = Path(os.environ[FOLDER])
         assert folder.is_dir()

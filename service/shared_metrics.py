@@ -72,7 +72,7 @@ def is_left_alone() -> bool:
     return supervisor is not None and not supervisor.is_alive()
 
 
-class Workers:
+class SharedMetrics:
     """One process among its like. Counts are read on the event loop, files written and read in a thread."""
 
     def __init__(self, folder: Path, metrics: Metrics) -> None:
@@ -86,7 +86,7 @@ class Workers:
         self._failing = False
 
     @classmethod
-    def among(cls, metrics: Metrics) -> Workers | None:
+    def among(cls, metrics: Metrics) -> SharedMetrics | None:
         """This process as one of those that `serve` started, or None where it is the only one."""
         folder = os.environ.get(FOLDER)
         return cls(Path(folder), metrics) if folder else None
