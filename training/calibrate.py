@@ -20,7 +20,6 @@ from service.session import Answers
 from training.centres import Centres
 from training.config import Config
 from training.elbo import Elbo
-from training.fit import parts_of, take
 from training.gaps import counts_of
 from training.levels import without_their_own
 from training.memory import Memory, Term
@@ -29,7 +28,7 @@ from training.presence import presence_of
 from training.scorer import Scorer, judge, weighed
 from training.stable import total
 from training.vae import VAE
-from training.views import View, slot_levels, slot_ownership
+from training.views import View
 from training.whitening import Whitened
 
 CHUNK = 1_000  # records at a time
@@ -57,9 +56,9 @@ def build(
             scorer.presence = presence_of(preprocessing, x, fold, config.presence, config.seed)
             judges = remember(scorer, x, config, None if len(held) else torch.from_numpy(fold))
             if len(held):
-                values = [values_of(scorer, part) for part in parts_of(torch.from_numpy(held), CHUNK)]
+                values = [values_of(scorer, part) for part in torch.split(torch.from_numpy(held), CHUNK)]
             else:
-                every = parts_of(torch.arange(len(x)), CHUNK)
+                every = torch.split(torch.arange(len(x)), CHUNK)
                 values = [values_in(honest_terms(scorer, judges, x, fold, rows)[1]) for rows in every]
             scorer.refer(torch.cat(values))
     return scorer, None if len(held) else without_themselves(scorer, judges, x, fold, np.arange(len(x)))
@@ -76,7 +75,7 @@ class ByFold:
         """Of training records, those at `rows` (n,), each without itself, as Memory.honest."""
         own = [torch.nonzero(self.fold[rows] == k)[:, 0] for k in range(len(self.memories))]
         each = [
-            memory.honest(take(slots, those), out[those], counts[those], rows[those])
+            memory.honest(slots.take(those), out[those], counts[those], rows[those])
             for memory, those in zip(self.memories, own, strict=True)
             if len(those)
         ]
@@ -92,7 +91,7 @@ def remember(scorer: Scorer, x: NDArray[np.float32], config: Config, fold: Tenso
     draw = np.random.default_rng(config.seed)
     pool = pool_of(len(x), scorer.preprocessing.slots, config, draw)
     slots, out = expected(scorer, x[pool])
-    ownership, levels = slot_ownership(scorer.preprocessing), slot_levels(scorer.preprocessing)
+    ownership, levels = scorer.preprocessing.slot_ownership(), scorer.preprocessing.slot_levels()
     places = torch.from_numpy(pool)
     near, wide = (View(scorer.preprocessing, slots, wide) for wide in (False, True))
     values, whiten = near(slots, out), scorer.preprocessing.slots <= config.whiten_most
@@ -128,7 +127,7 @@ def pool_of(n: int, slots: int, config: Config, draw: np.random.Generator) -> ND
 def expected(scorer: Scorer, x: NDArray[np.float32]) -> tuple[Slots, Tensor]:
     """The slots of x (N, C), and (N, D) what the nets say of them."""
     slots = scorer.preprocessing(torch.from_numpy(x))
-    parts = [take(slots, rows) for rows in parts_of(torch.arange(len(x)), CHUNK)]
+    parts = [slots.take(rows) for rows in torch.split(torch.arange(len(x)), CHUNK)]
     return slots, torch.cat([scorer.ensemble(part)[1] for part in parts])
 
 
@@ -153,7 +152,7 @@ def without_themselves(
     """The answers to training records, those at `rows` (n,) of all x (N, C), as if each were new."""
     told = []
     with torch.no_grad():
-        for part in parts_of(torch.from_numpy(rows), CHUNK):
+        for part in torch.split(torch.from_numpy(rows), CHUNK):
             evidence, terms = honest_terms(scorer, judges, x, fold, part)
             score, contributions = scorer.join(terms) if scorer.kind == "surprise" else judge(scorer.kind, evidence)
             told.append((score[:, 0], evidence.nats[:, 0], total(evidence.error)[:, 0], contributions))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from training.config import Config
-from training.fit import parts_of
 from training.gaps import unknown
 from training.memory import CHUNK, Term, place_of, squared_distance
 from training.preprocessing import Slots
@@ -123,4 +122,4 @@ def k_means(seen: Tensor, count: int, draw: np.random.Generator) -> tuple[Tensor
 
 def assign(seen: Tensor, centres: Tensor) -> Tensor:
     """(N,) the nearest centre (K, D) of each record (N, D)."""
-    return torch.cat([squared_distance(part, centres).argmin(1) for part in parts_of(seen, CHUNK)])
+    return torch.cat([squared_distance(part, centres).argmin(1) for part in torch.split(seen, CHUNK)])

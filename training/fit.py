@@ -16,11 +16,10 @@ from torch import Tensor
 
 from training.config import Config
 from training.errors import FitError
-from training.preprocessing import Preprocessing, Slots
+from training.preprocessing import ENCODED_MOST, Preprocessing, Slots
 from training.progress import Progress
 from training.vae import VAE
 
-ENCODED_MOST = 1 << 24  # values of slots that are made at once: a GiB with all that goes with them
 VALIDATION_MOST = 10_000  # records of its fold that tell when a net is best
 Encoded = Callable[[Tensor], Slots]
 
@@ -172,25 +171,9 @@ def encoder(preprocessing: Preprocessing, x: NDArray[np.float32], device: str) -
     """
     records = torch.from_numpy(x)
     if len(x) * preprocessing.slots <= ENCODED_MOST:
-        slots = to(preprocessing(records), device)
+        slots = cast(Slots, preprocessing(records)).to(device)
         preprocessing.to(device)
-        return partial(take, slots)
+        return slots.take
     records = records.to(device)
     preprocessing.to(device)
     return lambda rows: cast(Slots, preprocessing(records[rows]))
-
-
-def take(slots: Slots, rows: Tensor) -> Slots:
-    """The records of these rows."""
-    return Slots(*(part[rows] if len(part) else part for part in slots))
-
-
-def to(slots: Slots, device: str) -> Slots:
-    """The records on this device."""
-    return Slots(*(part.to(device) for part in slots))
-
-
-def parts_of(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
-    """The tensor in parts of `size` rows, the last one shorter."""
-    parts: tuple[Tensor, ...] = torch.split(tensor, size)
-    return parts

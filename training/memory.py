@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from training.config import Config
-from training.fit import parts_of
 from training.gaps import trust, unknown
 from training.preprocessing import Slots
 from training.stable import gather_up, total
@@ -122,7 +121,7 @@ class Memory(nn.Module):
         distance = self.distance(seen, slots.gap)
         distance[remembered, place[remembered]] = torch.inf
         wholes = seen, counts, slots.gap * self.unknown, distance
-        every = zip(*(parts_of(whole, CHUNK) for whole in wholes), strict=True)
+        every = zip(*(torch.split(whole, CHUNK) for whole in wholes), strict=True)
         return Term(*(torch.cat(parts) for parts in zip(*(self.nearest(*part) for part in every), strict=True)))
 
     def ambiguous(self, slots: Slots, out: Tensor, counts: Tensor, tolerance: float) -> Tensor:
@@ -160,7 +159,7 @@ def place_of(rows: Tensor, kept: Tensor) -> Tensor:
 def nearest_other(seen: Tensor, records: Tensor, place: Tensor) -> Tensor:
     """(N,) which of the records (M, D) is the nearest to each of `seen` (N, D), but for the one at its own place (N,)."""
     two = min(2, len(records))
-    near = torch.cat([squared_distance(part, records).topk(two, largest=False)[1] for part in parts_of(seen, CHUNK)])
+    near = torch.cat([squared_distance(part, records).topk(two, largest=False)[1] for part in torch.split(seen, CHUNK)])
     return torch.where(near[:, 0] == place, near[:, -1], near[:, 0])
 
 
@@ -168,7 +167,7 @@ def local_weight(records: Tensor, seen: Tensor, config: Config) -> Tensor:
     """(M,) a negative power of how far records (M, D) are from their nearest of all (N, D), in mean such radii."""
     near = min(config.radius_neighbours + 1, len(seen))
     radius = torch.cat(
-        [squared_distance(part, seen).topk(near, largest=False)[0].sqrt()[:, 1:].mean(1) for part in parts_of(records, CHUNK)]
+        [squared_distance(part, seen).topk(near, largest=False)[0].sqrt()[:, 1:].mean(1) for part in torch.split(records, CHUNK)]
     )
     radius = radius / radius.mean().clamp(min=RADIUS_MEAN_LEAST)
     power = config.locality * len(seen) / (len(seen) + config.locality_records)

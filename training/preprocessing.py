@@ -22,6 +22,7 @@ from service.manifest import Feature
 from training.shape import bend_of, counts_in_decades, middle_and_spread, with_a_value
 from training.stable import atan2, bend, cos_sin, joined, unbend
 
+ENCODED_MOST = 1 << 24  # values of slots that are made at once: a GiB with all that goes with them
 LEVELS = 64  # one-hot slots of a category; of more levels than that, one slot is for all rarer ones
 NEW_SHARE = 0.002  # of records whose level is new, about: where more are, a new level is as odd as a rare one, and no odder
 UNIT = 3.0  # spreads around the median in which bend is about linear
@@ -72,6 +73,14 @@ class Slots(NamedTuple):
     missing: Tensor  # (N, D) the same as a truth value
     bent: Tensor  # (N, numerics) the numbers bent by the shapes of their columns; of a missing one that of 0, as numbers
     numbers: Tensor  # (N, numerics) the numbers themselves
+
+    def take(self, rows: Tensor) -> Slots:
+        """The records of these rows."""
+        return Slots(*(part[rows] if len(part) else part for part in self))
+
+    def to(self, device: str) -> Slots:
+        """The records on this device."""
+        return Slots(*(part.to(device) for part in self))
 
 
 class Preprocessing(nn.Module):
@@ -268,6 +277,18 @@ class Preprocessing(nn.Module):
     def rare(self, level: Tensor) -> Tensor:
         """(N, G) -log p(level | the shared slot), 0 for levels with a slot of their own."""
         return self.rarity[level.long() + self.rarity_start]
+
+    def slot_ownership(self) -> Tensor:
+        """(D, F) 1 where a slot belongs to a feature; that of a one-hot slot comes through its category."""
+        front = self.reals + self.bits
+        return torch.cat([self.ownership[:front], self.membership @ self.ownership[front:]])
+
+    def slot_levels(self) -> Tensor:
+        """(D, B + G) 1 where a boolean or one-hot slot belongs to one of the booleans and categories."""
+        levels = torch.zeros(self.slots, self.booleans + self.groups)
+        levels[self.reals : self.reals + self.booleans, : self.booleans] = torch.eye(self.booleans)
+        levels[self.reals + self.bits :, self.booleans :] = self.membership
+        return levels
 
     def _index(self, name: str, values: Sequence[int] | NDArray[np.intp]) -> None:
         self.register_buffer(name, torch.as_tensor(np.asarray(values, dtype=np.int64)))

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from training.elbo import bernoulli
-from training.fit import ENCODED_MOST
 from training.memory import Term
-from training.preprocessing import Preprocessing, Slots
+from training.preprocessing import ENCODED_MOST, Preprocessing, Slots
 from training.stable import LEAST, gather_up, total
-from training.views import slot_ownership
 
 FAR = 3.0  # standard deviations, beyond which a number tells no more
 PRIOR = 0.1  # one over the variance of a weight before anything is seen
@@ -105,7 +103,7 @@ def hinted(preprocessing: Preprocessing, slots: Slots) -> Tensor:
 
 def others_of(preprocessing: Preprocessing, place: Tensor) -> Tensor:
     """(D, J) 1 where a slot is of another column than those whose gaps the slots at place (J,) tell."""
-    owned = slot_ownership(preprocessing)
+    owned = preprocessing.slot_ownership()
     return 1 - owned @ owned[place].T
 
 

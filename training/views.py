@@ -115,19 +115,3 @@ def quantile(values: Tensor, level: float) -> Tensor:
     if not values.shape[1]:
         return values.new_zeros(0)
     return torch.from_numpy(np.nanquantile(with_a_value(values.numpy()), level, axis=0))
-
-
-def slot_ownership(preprocessing: Preprocessing) -> Tensor:
-    """(D, F) 1 where a slot belongs to a feature; that of a one-hot slot comes through its category."""
-    front = preprocessing.reals + preprocessing.bits
-    onehot = preprocessing.membership @ preprocessing.ownership[front:]
-    return torch.cat([preprocessing.ownership[:front], onehot])
-
-
-def slot_levels(preprocessing: Preprocessing) -> Tensor:
-    """(D, B + G) 1 where a boolean or one-hot slot belongs to one of the booleans and categories."""
-    booleans, front = preprocessing.booleans, preprocessing.reals + preprocessing.bits
-    levels = torch.zeros(preprocessing.slots, booleans + preprocessing.groups)
-    levels[preprocessing.reals : preprocessing.reals + booleans, :booleans] = torch.eye(booleans)
-    levels[front:, booleans:] = preprocessing.membership
-    return levels

@@ -12,7 +12,6 @@ from service.detector import Detector
 from training import train as story
 from training.calibrate import build, expected, pool_of, remember, without_themselves
 from training.data import read_dataset, read_for_evaluation, split
-from training.fit import take
 from training.levels import without_their_own
 from training.memory import Memory
 from training.metrics import false_alarm_band
@@ -145,14 +144,14 @@ def test_by_folds_each_record_is_judged_as_it_is_alone_by_its_own_folds_memory_w
         by_fold, _ = remember(scorer, x, TINY, torch.from_numpy(fold))
         slots, out = expected(scorer, x)
         counts = torch.ones_like(slots.y)
-        told = by_fold.honest(take(slots, picked), out[picked], counts[picked], picked)
+        told = by_fold.honest(slots.take(picked), out[picked], counts[picked], picked)
         for place, row in enumerate(picked.tolist()):
             one = torch.tensor([row])
             memory = by_fold.memories[fold[row]]
-            alone = memory.honest(take(slots, one), out[one], counts[one], one)
+            alone = memory.honest(slots.take(one), out[one], counts[one], one)
             torch.testing.assert_close(told.value[place], alone.value[0])
             torch.testing.assert_close(told.parts[place], alone.parts[0])
-            assert alone.value > memory(take(slots, one), out[one], counts[one]).value  # which finds the record itself
+            assert alone.value > memory(slots.take(one), out[one], counts[one]).value  # which finds the record itself
 
 
 def test_a_cell_that_contradicts_the_others_is_found_after_training_on_few_rows(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from training.centres import SCATTER_LEAST, Centres, assign, k_means
 from training.config import Config
 from training.preprocessing import Preprocessing
-from training.views import View, slot_ownership
+from training.views import View
 
 from .mixed import FEATURES, rows
 
@@ -18,7 +18,11 @@ def made(x, **changes):
     out = torch.zeros_like(slots.y)
     view = View(preprocessing, slots, wide=True)
     config = Config(**changes)
-    return Centres(view, slot_ownership(preprocessing), view(slots, out), slots.gap, config, np.random.default_rng(0)), slots, out
+    return (
+        Centres(view, preprocessing.slot_ownership(), view(slots, out), slots.gap, config, np.random.default_rng(0)),
+        slots,
+        out,
+    )
 
 
 def test_every_record_is_given_to_its_nearest_centre_which_is_the_mean_of_its_own():

@@ -9,7 +9,7 @@ from training.config import Config
 from training.gaps import FILLED, REMEMBERED, UNKNOWN, counts_of, trust, unknown
 from training.memory import Memory, nearest_other, place_of, squared_distance
 from training.preprocessing import Preprocessing
-from training.views import View, slot_levels, slot_ownership
+from training.views import View
 
 from .mixed import FEATURES, rows
 
@@ -19,7 +19,7 @@ def made(x, features=FEATURES):
     slots = preprocessing(torch.from_numpy(x))
     view = View(preprocessing, slots, wide=False)
     seen = view(slots, torch.zeros_like(slots.y))
-    owned = slot_ownership(preprocessing), slot_levels(preprocessing)
+    owned = preprocessing.slot_ownership(), preprocessing.slot_levels()
     memory = Memory(view, *owned, seen, slots.gap, Config(memory=64), np.random.default_rng(0))
     return memory, slots, seen
 
@@ -143,7 +143,7 @@ def test_a_level_that_is_missing_is_not_far_where_records_lie_close_together(col
     preprocessing = Preprocessing(features, x)
     slots = preprocessing(torch.from_numpy(x))
     view = View(preprocessing, slots, wide=False)
-    owned, out = (slot_ownership(preprocessing), slot_levels(preprocessing)), torch.zeros_like(slots.y)
+    owned, out = (preprocessing.slot_ownership(), preprocessing.slot_levels()), torch.zeros_like(slots.y)
     memory = Memory(view, *owned, view(slots, out), slots.gap, Config(), draw)
     scale, rows = torch.ones(900, 1), torch.arange(900)
     whole = memory.honest(slots, out, counts_of(slots, scale, preprocessing.reals), rows).value
