@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, ValueError) and not isinstance(error, SettingsError) and not _is_the_users(error):
             raise
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        text += "; run this as a user who may" if isinstance(error, PermissionError) else ""
         print(f"{parser.prog} {options.command}: {' '.join(text.split())}", file=sys.stderr)
         return USER_ERROR
     except ModuleNotFoundError as error:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
-from logging import WARNING
+from logging import ERROR, WARNING
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,21 +25,30 @@ from service.limits import CLIENT_GONE, ClientGoneError
 from service.open_inference import Inference, infer_route
 from service.parts import Parts
 from service.scoring import ROUTES, Scoring, score_route
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 from service.watch import digest_for_ever
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
 
 OK, METHOD_NOT_ALLOWED = 200, 405
+CANNOT_START = 2  # the exit code where settings cannot be used
 ROUTERS = (routes.health, routes.metrics_router, routes.models, open_inference_routes.router, page.page, docs_page.router)
 PROBES = ("/health", "/v2/health", "/metrics")  # asked every few seconds: the log of an idle service would be of nothing else
 DOCUMENTS = ("/docs", "/openapi.json")
 
 
 def create_app(settings: Settings | None = None) -> Service:
-    """The application with these settings, by default those of the environment. Raises SettingsError."""
-    return Service(settings or Settings.read())
+    """The application with these settings; raises SettingsError. By default with those of the environment: then, as whoever
+    starts it by name catches nothing, one that cannot be used is told in a line, and ends the process.
+    """
+    if settings is not None:
+        return Service(settings)
+    try:
+        return Service(Settings.read())
+    except SettingsError as error:
+        log.event(ERROR, str(error))
+        raise SystemExit(CANNOT_START) from None
 
 
 class Service(FastAPI, Parts):
@@ -115,6 +124,7 @@ class Service(FastAPI, Parts):
                 await self._send(problem, request_id, send)
             raise
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the log its class and place
+            route = route or unrouted(path)
             problem = open_inference_routes.with_error(self.problem(error, request_id), path)
             scope["code"] = problem.code
             status = await self._send(problem, request_id, send)
@@ -144,8 +154,7 @@ class Service(FastAPI, Parts):
             if not status:
                 raise
             log.fault(error, request_id=scope["request_id"])  # the framework has answered, and passes the error on
-        known = scoring_route(path) or (path if path in DOCUMENTS else "other")
-        return str(getattr(scope.get("route"), "path", known)), status
+        return str(getattr(scope.get("route"), "path", scoring_route(path) or unrouted(path))), status
 
     async def _send(self, problem: Problem, request_id: str, send: Send) -> int:
         body = problem.body(request_id)
@@ -182,6 +191,11 @@ class Service(FastAPI, Parts):
 def scoring_route(path: str) -> str | None:
     """Which of the scoring routes a path is: looked at directly, as the framework's router takes longer than the score."""
     return score_route(path) or explain_route(path) or infer_route(path)
+
+
+def unrouted(path: str) -> str:
+    """What the metrics call the route of a path that the framework has not found, or was not asked for."""
+    return path if path in DOCUMENTS else "other"
 
 
 def check_start(settings: Settings) -> None:

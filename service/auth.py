@@ -104,8 +104,9 @@ def _read(path: Path | None) -> list[str]:
         return []
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise SettingsError(f"{path}: the file of keys cannot be read") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise SettingsError(f"{path}: the file of keys cannot be read: {reason}") from None
     keys = [key.strip() for line in lines if not line.lstrip().startswith("#") for key in line.split(",") if key.strip()]
     if has_blank(keys):
         raise SettingsError(f"{path}: a key has a blank in it; write one a line, or comma-separated, and comments after '#'")

@@ -31,7 +31,9 @@ class Bundle:
 def check_name(name: str, what: str = "model name") -> str:
     """The name itself, if it is safe as a folder's name; else BundleError."""
     if not NAME.fullmatch(name):
-        raise BundleError(f"{what}: use letters, digits, '.', '_' and '-', at most 100, beginning with a letter or digit")
+        raise BundleError(
+            f"{what} {name[:100]!r}: use letters, digits, '.', '_' and '-', at most 100, beginning with a letter or digit"
+        )
     return name
 
 

@@ -139,7 +139,6 @@ class Metrics(Collector):
         self.comparisons: OrderedDict[tuple[str, str, str], Comparison] = OrderedDict()  # by model, version, shadow
         self.shadow_up: Callable[[], tuple[str, str, bool] | None] = lambda: None
         self.gpu_lost: Callable[[], int] = int
-        self.replaced = 0  # 1 in a worker that was started for one that was gone
         self.refused: Callable[[], Mapping[str, bool]] = dict  # by model: whether its CURRENT is, now
         self.models_unreadable: Callable[[], bool] = bool
         self.not_ready: Callable[[], bool] = bool
@@ -218,7 +217,7 @@ class Metrics(Collector):
         yield gauge("anomaly_gpu_lost", "Served versions on the CPU although there is a GPU.", value=self.gpu_lost())
         dropped = self.log_lines_dropped()
         yield counter("anomaly_log_lines_dropped", "Lines of requests and events that the log could not take.", value=dropped)
-        yield counter("anomaly_workers_replaced", "Worker processes started for one that was gone.", value=self.replaced)
+        yield replaced_family(0)
         yield from self._collect_shadow()
 
     def _collect_models(self) -> Iterator[Any]:
@@ -284,6 +283,11 @@ class Metrics(Collector):
                 records.add_metric([*key, name], n)
             differences.add_metric(key, comparison.differences.buckets(), comparison.differences.sum)
         yield from (up, records, differences)
+
+
+def replaced_family(n: int) -> CounterMetricFamily:
+    """How many workers their supervisor has replaced; each worker itself tells of none."""
+    return CounterMetricFamily("anomaly_workers_replaced", "Worker processes started for one that was gone.", value=n)
 
 
 def outcome(status: int) -> str:

@@ -27,7 +27,8 @@ def promote(models_dir: Path, name: str, version: str, trusted: Sequence[Path] =
     except FileNotFoundError:
         raise BundleError(f"version '{version}' of model '{name}' was removed meanwhile; nothing was changed") from None
     except OSError as error:
-        raise BundleError(f"{models_dir / name / CURRENT} cannot be written: {error.strerror}") from error
+        remedy = "run this as a user who may write there"
+        raise BundleError(f"{models_dir / name / CURRENT} cannot be written: {error.strerror}; {remedy}") from error
 
 
 def set_current(folder: Path, version: str) -> None:

@@ -98,7 +98,8 @@ class Registry:
             n = len(self.names())
             detail = f"There are {n} models and none is the default: set ANOMALY_MODEL, or post to /models/NAME/score."
             raise Problem("no_default_model", detail)
-        raise self._not_ready(f"No model is published in {self._folder.name}.", self._refused.keys())
+        detail = "No published model can be used." if self._refused else "No model is published."
+        raise self._not_ready(self._blind or detail, self._refused.keys())
 
     def get(self, name: str) -> Live:
         """The served version of a model; raises the 404, or the 503 where one is published but cannot be used."""
@@ -108,7 +109,7 @@ class Registry:
         if name in self._refused:
             raise self._not_ready(f"Model '{name}' has no usable version.", [name])
         if name == self._settings.model:
-            raise self._not_ready(f"Model '{name}' is not published yet.")
+            raise self._not_ready(self._blind or f"Model '{name}' is not published yet.")
         raise Problem("model_not_found", "No model of this name is published: see GET /models.")
 
     async def find(self, pattern: re.Pattern[str], path: str) -> Live:
@@ -160,11 +161,13 @@ class Registry:
         return sorted(self._refused)
 
     async def published(self, name: str) -> bool:
-        """Whether a model of this name has a CURRENT; where that cannot be looked up, whether it is known."""
+        """Whether a model of this name is known, or has a CURRENT."""
+        if name in self.names():
+            return True
         try:
             return name in await asyncio.to_thread(list_models, self._folder)
         except OSError:
-            return name in self.names()
+            return False
 
     async def versions(self, name: str) -> list[str]:
         """The published versions of a model."""
@@ -233,7 +236,7 @@ class Registry:
             self.default()
         except Problem as problem:
             if problem.code == "not_ready":
-                reason = self._blind or problem.detail
+                reason = problem.detail
         if reason is not None and (closed := await self._in_thread(closed_folders, self._folder)):
             reason += f" This user may not look into: {', '.join(closed)}."
         if reason is not None and reason != self._unready:

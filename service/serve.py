@@ -15,20 +15,18 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from service import log
-from service.app import check_start
+from service.app import CANNOT_START, check_start
 from service.http_protocol import LimitedProtocol
 from service.server import Server
 from service.settings import PREFIX, Settings, SettingsError, service_links
 from service.shared_metrics import shared_folder
 from service.supervisor import Supervisor
 
-CANNOT_START = 2
-
 
 def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
     """Serves until a signal, and returns the exit code; `overrides`: settings by name, for this and the worker processes.
 
-    Raises SettingsError where nobody can listen on the address.
+    Raises SettingsError where nobody can listen on the address, or where keys or tracing cannot be had.
     """
     check_address(settings.host, settings.port)
     for name, value in overrides.items():
@@ -59,11 +57,11 @@ def serve(settings: Settings, overrides: Mapping[str, str]) -> int:
         timeout_keep_alive=settings.idle_seconds,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
+    check_start(settings)
     try:
         if settings.workers == 1:
             Server(config).run()
             return 0
-        check_start(settings)  # of which each worker would else fail by itself
         requests = log.RequestLog(settings.log_format)
         log.configure(settings.log_format, requests)
         try:
@@ -109,4 +107,5 @@ def settings_for(arguments: Mapping[str, Any]) -> tuple[Settings, dict[str, str]
     """The environment's settings with those that the command line names, and the latter as text. Raises SettingsError."""
     overrides = {name: str(value) for name, value in arguments.items() if value is not None}
     merged = {**os.environ, **{PREFIX + name.upper(): value for name, value in overrides.items()}}
-    return Settings.read(merged), overrides
+    options = {PREFIX + name.upper(): "--" + name.replace("_", "-") for name in overrides}
+    return Settings.read(merged, options), overrides

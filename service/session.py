@@ -108,7 +108,8 @@ def load(graph: bytes, provider: Provider = "auto") -> Any:
     wanted: list[Any] = [(CUDA, CUDA_OPTIONS), CPU] if provider != "cpu" and may_have_cuda() else [CPU]
     if provider == "cuda" and wanted == [CPU]:
         raise ProviderError(
-            "provider cuda: no NVIDIA driver, or an onnxruntime without CUDA; install the extra gpu, or use provider auto"
+            "provider cuda: no NVIDIA driver, or an onnxruntime without CUDA; install the extra cuda in place of cpu, "
+            "or use provider auto"
         )
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=wanted)

@@ -8,14 +8,20 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
+from service.manifest import NAME
+
 PREFIX = "ANOMALY_"
+SECRET = ("api_keys", "admin_keys")  # settings whose values no error shows
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 # What Kubernetes tells every pod of a Service called anomaly, or anomaly-something.
 SERVICE_LINK = re.compile(
     r"ANOMALY_(\w+_)?(PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://\S+|PORT_\d+_(TCP|UDP|SCTP)_(PROTO=(tcp|udp|sctp)|PORT=\d+|ADDR=\S+)"
     r"|SERVICE_HOST=[0-9a-fA-F.:]+|SERVICE_PORT(_\w+)?=\d+)"
 )
+SHOWN = 60  # letters of a value that an error shows
 LogFormat = Literal["json", "text"]
 ProviderChoice = Literal["auto", "cuda", "cpu"]
 
@@ -100,6 +106,12 @@ def _version(text: str) -> tuple[str, str]:
     return name, version
 
 
+def _model(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError("the name of a model: letters, digits, '.', '_' and '-', at most 100, beginning with a letter or digit")
+    return text
+
+
 def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
     return field(default=default, metadata={"parse": parse, "meaning": meaning})
 
@@ -109,7 +121,7 @@ class Settings:
     """The values in use. `Settings.read()` takes them from the environment, at the call and never at import."""
 
     models_dir: Path = _setting(Path("models"), Path, "the folder of the bundles, NAME/VERSION/")
-    model: str | None = _setting(None, str, "the model that answers on /score; unset with one model in the folder: that one")
+    model: str | None = _setting(None, _model, "the model that answers on /score; unset with one model in the folder: that one")
     shadow: tuple[str, str] | None = _setting(
         None, _version, "NAME:VERSION, scored beside the served version of that model and never answered, only compared"
     )
@@ -179,8 +191,11 @@ class Settings:
     log_requests: bool = _setting(True, _truth, "whether each request is logged, in one line")
 
     @classmethod
-    def read(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """The settings that these variables give; empty ones count as unset. Raises SettingsError."""
+    def read(cls, environment: Mapping[str, str] = os.environ, options: Mapping[str, str] = NO_OPTIONS) -> Settings:
+        """The settings that these variables give; empty ones count as unset. Raises SettingsError.
+
+        options: what a variable is called in errors, whose value is that of an option of the command line.
+        """
         known = {variable(setting): setting for setting in fields(cls)}
         linked = service_links(environment)
         unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known and name not in linked)
@@ -193,7 +208,8 @@ class Settings:
                 try:
                     values[setting.name] = setting.metadata["parse"](text)
                 except ValueError as error:
-                    raise SettingsError(f"{name} must be {error}") from None
+                    found = "" if setting.name in SECRET else f", not {text[:SHOWN]!r}"
+                    raise SettingsError(f"{options.get(name, name)} must be {error}{found}") from None
         settings = cls(**values)
         if "held_bytes" in values and settings.held_bytes < settings.max_body_bytes:
             raise SettingsError(

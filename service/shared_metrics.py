@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,13 +27,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service import log
-from service.metrics import Metrics
+from service.metrics import Metrics, replaced_family
 from service.settings import SettingsError
 
 FOLDER = "_ANOMALY_WORKERS"  # the environment variable by which `serve` tells its workers of the folder; no setting
 MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there is made by mkdtemp, for this user alone
 WRITE_SECONDS = 1.0
-PROBE_SECONDS = 0.02  # far longer than a look at a place takes
 RETAINED = 8  # versions no longer loaded of which a process goes on to tell: others may still have them
 AMOUNTS = (
     "anomaly_queue_rows",
@@ -66,6 +64,13 @@ def shared_folder() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def write_replaced(n: int) -> None:
+    """Tells for the supervisor, which answers no request, how many workers it has replaced. Raises OSError."""
+    path = Path(os.environ[FOLDER], "supervisor.json")
+    path.with_suffix(".lock").touch()
+    _write(path, _families([replaced_family(n)]))
+
+
 def is_left_alone() -> bool:
     """Whether this process is a worker whose supervisor is gone, without having ended it."""
     supervisor = multiprocessing.parent_process()
@@ -78,8 +83,7 @@ class SharedMetrics:
     def __init__(self, folder: Path, metrics: Metrics) -> None:
         self._folder, self._metrics = folder, metrics
         metrics.retained = RETAINED
-        self._lock, self._path, was_taken = _take_place(folder)
-        metrics.replaced = int(was_taken)
+        self._lock, self._path = _take_place(folder)
         self._base = {name: told for name, told in _read(self._path).items() if told[1] != "gauge"}
         self._gauges: Families = {}  # as last looked at, written or not
         self._one_at_a_time = asyncio.Lock()
@@ -209,22 +213,14 @@ def _write(path: Path, families: Families) -> None:
     beside.replace(path)
 
 
-def _take_place(folder: Path) -> tuple[int, Path, bool]:
-    """The first place that no living process has: its lock, held while this one lives, its file, and whether another had it."""
+def _take_place(folder: Path) -> tuple[int, Path]:
+    """The first place that no living process has: its lock, held while this one lives, and its file."""
     for place in itertools.count():
         path = folder / f"{place}.json"
         lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        held = _lock(lock)
-        if not held:  # by a living process, or for a moment by one that looks whether it is
-            time.sleep(PROBE_SECONDS)
-            held = _lock(lock)
-        if not held:
-            os.close(lock)
-        else:
-            was_taken = os.fstat(lock).st_size > 0
-            with contextlib.suppress(OSError):  # a full disk
-                os.write(lock, b"taken")
-            return lock, path, was_taken
+        if _lock(lock):
+            return lock, path
+        os.close(lock)  # a living process has it, or one looks at this moment whether any does: then it stays free
     raise AssertionError
 
 

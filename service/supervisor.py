@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import time
-from logging import ERROR, WARNING
+from logging import WARNING
 from typing import cast
 
 import uvicorn
@@ -15,7 +16,7 @@ from uvicorn.supervisors import multiprocess
 
 from service import log
 from service.server import Server
-from service.settings import SettingsError
+from service.shared_metrics import write_replaced
 
 START_SECONDS = 60.0  # that a worker may take to start, on a machine that does other things
 AGAIN_SECONDS = 5.0  # between the starts of a worker that ends before it has answered: the reason may be there to stay
@@ -46,14 +47,6 @@ class Worker(multiprocess.Process):
             self._has_started, self._began = self.parent_conn.recv(), None
         return self._began is None or time.monotonic() - self._began <= START_SECONDS
 
-    def target(self, sockets: list[socket.socket] | None = None) -> None:
-        """What the process does. A setting that cannot be used any more, as a file of keys that is gone, is told in one line."""
-        try:
-            super().target(sockets)
-        except SettingsError as error:
-            log.event(ERROR, str(error))
-            raise SystemExit(1) from None
-
     def pong(self) -> None:
         """Answers a ping, in a thread of the worker; but not for an event loop that hangs, which this thread would outlive."""
         self.child_conn.recv()
@@ -75,6 +68,8 @@ def _ending(exit_code: int) -> str:
 
 class Supervisor(multiprocess.Multiprocess):
     """uvicorn's: starts the workers, replaces one that has died, or that does not answer its ping."""
+
+    replaced = 0  # workers so far
 
     def run(self) -> None:
         """Until a signal."""
@@ -100,8 +95,11 @@ class Supervisor(multiprocess.Multiprocess):
         super().keep_subprocess_alive()
         for worker, successor in zip(before, self.processes, strict=True):
             if successor is not worker:
+                self.replaced += 1
                 how = "it did not answer and was killed" if worker.pid in ran else _ending(worker.exitcode or 0)
                 log.event(WARNING, "worker replaced", pid=str(worker.pid), by=str(successor.pid), reason=how)
+                with contextlib.suppress(OSError):  # a full disk; the log has it
+                    write_replaced(self.replaced)
 
     def join_all(self) -> None:
         """Waits for the workers, and kills one that is not gone after the grace, as one that is stopped never would be."""

@@ -140,9 +140,10 @@ def _fit(args: argparse.Namespace) -> None:
     from training.compare import compare  # noqa: PLC0415
     from training.data import check_fit, read_dataset  # noqa: PLC0415
     from training.progress import show  # noqa: PLC0415
+    from training.publish import check_folder  # noqa: PLC0415
     from training.summary import lines  # noqa: PLC0415
 
-    check_name(options.model)
+    check_folder(options.models_dir / check_name(options.model))
     sign = None
     if options.sign_key:
         from service.signature import signer  # noqa: PLC0415

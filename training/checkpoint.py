@@ -46,10 +46,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None and issubclass(kind, INTERRUPTED):
-            return
-        for path in self._folder.glob(f"{PREFIX}{self._key}-*"):
-            path.unlink(missing_ok=True)
+        if kind is None or not issubclass(kind, INTERRUPTED):
+            for path in self._folder.glob(f"{PREFIX}{self._key}-*"):
+                path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # there is something in it
             self._folder.rmdir()
 

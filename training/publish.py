@@ -21,6 +21,7 @@ from pathlib import Path
 from service.bundle import Bundle, check_name, list_versions, read_bundle
 from service.manifest import MANIFEST, SIGNATURE, BundleError, File, Manifest
 from service.promotion import set_current, sync_folder
+from training.options import OptionError
 
 STALE_SECONDS = 3_600  # publishing takes a second: what is older was left behind by a killed process
 TRIES = 60
@@ -54,6 +55,15 @@ def publish(bundle: Bundle, models_dir: Path, promote: bool = True) -> Path:
     if promote:
         set_current(folder, target.name)
     return target
+
+
+def check_folder(folder: Path) -> None:
+    """Raises OptionError where a model's folder, which may not be there yet, could not be made or written to."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise OptionError(f"{there} is no folder, so that {folder} cannot be one; name another --models-dir")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OptionError(f"{there} may not be written to by this user; name another --models-dir, or run this as another user")
 
 
 def make_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -209,3 +210,11 @@ def test_a_server_may_leave_out_what_asgi_lets_it(service: Client, path: str, ki
     scope |= {"raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": [(b"content-type", kind.encode())]}
     service.run(service.app({**scope, "client": None, "server": None}, receive, send))
     assert told[0]["status"] == status, told
+
+
+def test_who_starts_the_application_by_name_is_told_in_a_line_what_is_wrong() -> None:
+    command = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app", "--port", "0"]
+    for name, value in (("ANOMALY_FOO", "1"), ("ANOMALY_API_KEYS_FILE", "/none")):
+        ended = subprocess.run(command, env={**os.environ, name: value}, capture_output=True, text=True, check=False, timeout=60)
+        (line,) = ended.stderr.splitlines()
+        assert (ended.returncode, name in line or value in line) == (2, True)

@@ -69,6 +69,8 @@ def test_health_never_needs_a_key_and_documents_only_if_asked(serve: Serve) -> N
     for path in ("/health", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"):
         assert client.get(path).status_code == 200
     client = serve(api_keys=("key",), metrics_need_key=True, docs_need_key=True)
+    check_problem(client.get("/docs"), 401, "unauthorized")
+    assert client.app.metrics.requests["/docs", "GET", 401] == 1
     for path in ("/metrics", "/docs", "/openapi.json"):
         check_problem(client.get(path), 401, "unauthorized")
         assert client.get(path, headers={"x-api-key": "key"}).status_code == 200
@@ -103,10 +105,11 @@ def test_keys_may_come_from_files(tmp_path: Path) -> None:
     (tmp_path / "no text").write_bytes(b"\xff\xfe")
     for name, told in (
         ("empty", ""),
-        ("missing", ""),
+        ("missing", ": the file of keys cannot be read: No such file or directory"),
+        (".", ": the file of keys cannot be read: Is a directory"),
         ("blank", ": a key has a blank in it"),
         ("hash", ": a key begins with '#'"),
-        ("no text", ": the file of keys cannot be read"),
+        ("no text", ": the file of keys cannot be read: it is not text in UTF-8"),
     ):
         with pytest.raises(SettingsError, match=f"{name}{told}"):
             Keys(Settings(api_keys_file=tmp_path / name))

@@ -50,6 +50,13 @@ def test_a_reload_takes_up_a_new_version(admin: Any, models_dir: Path) -> None:
     assert admin.get("/models/tiny").json()["versions"] == [OLD, NEW]
 
 
+def test_a_reload_of_what_is_gone_is_refused_with_the_reason_while_it_is_served(admin: Any, models_dir: Path) -> None:
+    (models_dir / "tiny" / CURRENT).unlink()
+    assert "there is no" in check_problem(reload(admin), 409, "bundle_refused")["detail"]
+    assert admin.score(BODY)["version"] == OLD
+    check_problem(reload(admin, "other"), 404, "model_not_found")
+
+
 def test_polling_takes_up_a_new_version(serve: Serve, models_dir: Path) -> None:
     client = serve(models_dir=models_dir, reload_seconds=0.01)
     publish(models_dir, version=NEW)

@@ -1,7 +1,6 @@
 """What several workers have counted is told as one, whichever of them is asked and whatever becomes of them."""
 
 import asyncio
-import fcntl
 import json
 import os
 import select
@@ -26,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import shared_metrics
 from service.metrics import Metrics
 from service.settings import SettingsError
-from service.shared_metrics import FOLDER, SharedMetrics, shared_folder
+from service.shared_metrics import FOLDER, SharedMetrics, shared_folder, write_replaced
 from service.supervisor import AGAIN_SECONDS
 from tests.service.conftest import Serve
 from tests.service.test_http_protocol import BODY, DEADLINE, WHOLE, read_answer, serving
@@ -58,31 +57,18 @@ def count(metrics: Metrics, records: int) -> None:
     metrics.stages["total"].observe(np.array([0.01]))
 
 
-def test_who_looks_at_a_place_does_not_keep_it_from_its_next_process(tmp_path: Path) -> None:
-    die(one(tmp_path)[1])
-    looking = os.open(tmp_path / "0.lock", os.O_RDWR)
-    fcntl.flock(looking, fcntl.LOCK_SH)
-    threading.Timer(shared_metrics.PROBE_SECONDS / 4, os.close, (looking,)).start()
-    metrics, _ = one(tmp_path)
-    assert (metrics.replaced, [path.name for path in tmp_path.glob("*.lock")]) == (1, ["0.lock"])
-
-
 def die(worker: SharedMetrics) -> None:
     """As the end of its process would."""
     os.close(worker._lock)
 
 
-def test_a_worker_in_the_place_of_one_that_is_gone_is_counted(tmp_path: Path) -> None:
-    """Also where that one had not come to write anything."""
+def test_workers_that_were_replaced_are_told_by_their_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
     (_, a), (_, b) = one(tmp_path), one(tmp_path)
     assert told(a, "anomaly_workers_replaced_total") == 0
-    die(b)
-    _, c = one(tmp_path)
-    asyncio.run(c.write())
-    assert told(a, "anomaly_workers_replaced_total") == 1
-    die(c)
-    _, d = one(tmp_path)
-    assert told(d, "anomaly_workers_replaced_total") == 2
+    for n in (1, 2):
+        write_replaced(n)
+        assert [told(worker, "anomaly_workers_replaced_total") for worker in (a, b)] == [n, n]
 
 
 def test_counts_are_summed_and_gauges_by_their_rule(tmp_path: Path) -> None:
@@ -377,12 +363,16 @@ def test_the_connections_of_one_client_are_shared_out(bundle_dir: Path) -> None:
         assert sum(are_shared() for _ in range(12)) >= 5  # a worker may have to wait for a processor
 
 
+def unread(keys: Path) -> str:
+    return f"{keys}: the file of keys cannot be read: No such file or directory"
+
+
 def test_what_no_worker_could_start_with_ends_the_start(bundle_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", "serve", "--workers", "2", "--port", "0", "--models-dir", str(bundle_dir)]
     environment = {**os.environ, "ANOMALY_API_KEYS_FILE": str(tmp_path / "none")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=DEADLINE)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert done.stderr == f"python -m service serve: {tmp_path / 'none'}: the file of keys cannot be read\n"
+    assert done.stderr == f"python -m service serve: {unread(tmp_path / 'none')}\n"
 
 
 def test_a_worker_that_cannot_start_is_tried_again_now_and_then(bundle_dir: Path, tmp_path: Path) -> None:
@@ -396,13 +386,18 @@ def test_a_worker_that_cannot_start_is_tried_again_now_and_then(bundle_dir: Path
         first, victim = workers_of(server.process.pid)
         os.kill(victim, signal.SIGKILL)
         assert server.process.stderr is not None
-        lines, unread = map(json.loads, server.process.stderr), f"{keys}: the file of keys cannot be read"
+        lines = map(json.loads, server.process.stderr)
         told = list[dict[str, str]]()
         while sum(line["event"] == "worker replaced" for line in told) < 2:
             told.append(next(lines))
-        assert [line["level"] for line in told if line["event"] == unread] == ["error"]
+        assert [line["level"] for line in told if line["event"] == unread(keys)] == ["error"]
         first_try, second_try = (datetime.fromisoformat(line["time"]) for line in told if line["event"] == "worker replaced")
         assert (second_try - first_try).total_seconds() > AGAIN_SECONDS - 1
+        assert samples(Asked(server.port).ask("GET", "/metrics")[1])["anomaly_workers_replaced_total", frozenset()] >= 2
+        assert {line["reason"] for line in told if line["event"] == "worker replaced"} == {
+            "signal 9 (Killed)",
+            "exit code 2",
+        }
         keys.write_text("secret")
         wait_for(lambda: any(worker not in (first, victim) for worker in workers_of(server.process.pid)))
         assert first in workers_of(server.process.pid)

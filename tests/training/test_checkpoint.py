@@ -192,3 +192,9 @@ def test_leftovers_that_another_process_removes_meanwhile_are_nobodys_trouble(tm
     os.utime(old, (0, 0))
     remove_older([tmp_path / "gone", old, new], 60)
     assert list(tmp_path.iterdir()) == [new]
+
+
+def test_an_interrupted_fit_that_has_kept_nothing_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Checkpoints(tmp_path / "shop", "first"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []

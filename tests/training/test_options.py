@@ -11,6 +11,7 @@ from typing import get_type_hints
 import pytest
 
 from service.bundle import current_version, read_bundle
+from training.__main__ import main
 from training.config import Config
 from training.options import LEAST, MOST, SHARES, OptionError, Options, read
 
@@ -164,3 +165,12 @@ def test_without_the_extra_a_fit_says_how_to_install_it(tmp_path, package):
     told = f"training fit: needs the package {package}: pip install 'tabular-anomaly-service[train]'"
     assert (ended.returncode, ended.stderr.splitlines()[-1], "Traceback" in ended.stderr) == (2, told, False)
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    models = tmp_path / "file" / "models"
+    assert main(["fit", str(tmp_path / "none.csv"), "--model", "shop", "--models-dir", str(models)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"training fit: {tmp_path / 'file'} is no folder")
+    assert told.count("\n") == 1
