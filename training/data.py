@@ -23,8 +23,10 @@ from service.manifest import KL, Dropped, Feature, Kind
 from service.sources import Source, TableError, open_sources
 from service.tables import encode_batch
 from training import copies, identifiers, order, strays
+from training.column import WHOLE_MAX, Column, Mode
+from training.column_warnings import warnings_of
 from training.config import Config
-from training.kinds import WHOLE_MAX, Column, Mode, RereadError, UnusableError
+from training.kinds import RereadError, UnusableError, feature_of
 
 LABELS_TOLD = 5  # values of the label column in an error
 HELD, UNUSED = -1, -2  # what a record is that belongs to no fold
@@ -73,7 +75,7 @@ def read_dataset(
         raise TableError(f"{sources[0].path}: no column holds anything to learn from ({reason}); check the data")
     x, anomalies, places = _encode(rows, features)
     used = {feature.name for feature in features}
-    warnings = tuple(warning for name in names for warning in columns[name].warnings(dropped=name not in used))
+    warnings = tuple(warning for name in names for warning in warnings_of(columns[name], dropped=name not in used))
     alike = order.warning(x, features)
     of_rows = [told for told in (copies.warning(x, features), alike) if told]
     warnings = (*warnings, *identifiers.warnings(x, features), *of_rows)
@@ -255,7 +257,7 @@ def _understand(
         again: dict[str, Mode | None] = {}
         for name in modes:
             try:
-                features[name] = columns[name].feature()
+                features[name] = feature_of(columns[name])
             except RereadError as error:
                 again[name] = error.mode
             except UnusableError as error:
