@@ -7,26 +7,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from service.bundle import Bundle, closed_folders, current_version, list_models, list_versions, read_bundle
+from service.command_line import USER_ERROR, Parser, share, whole
 from service.interruption import interruptible
 from service.manifest import BundleError
 from service.settings import Settings, SettingsError, table
 
-USER_ERROR = 2
 NOTHING_SCORED = 3  # of `score`: there is an output, whose rows all have an error
-
-
-class Parser(argparse.ArgumentParser):
-    """A wrong argument ends in one line, not in the whole usage. Options are written out: `--model` is no `--models-dir`."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        """Ends the process with exit code 2."""
-        self.exit(USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,22 +132,6 @@ def _prune(options: argparse.Namespace) -> None:
     print(f"{name}: {n} version{'' if n == 1 else 's'} {what}, {len(told.kept)} kept, {told.bytes / 1e6:,.1f} MB")
 
 
-def _at_least_one(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError("a whole number, 1 or more")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < 1:
-        raise argparse.ArgumentTypeError("must be a number between 0 and 1, both excluded")
-    return rate
-
-
 def _parser() -> Parser:
     parser = Parser(prog="python -m service", description="Scores tabular records with a published bundle.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -181,7 +153,7 @@ def _parser() -> Parser:
         "--output", required=True, metavar="OUT", help="CSV or Parquet by its ending; - for CSV on standard output"
     )
     score.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns of DATA to carry along")
-    score.add_argument("--alpha", type=_rate, help="false-alarm rate by which records are flagged (default: the bundle's)")
+    score.add_argument("--alpha", type=share, help="false-alarm rate by which records are flagged (default: the bundle's)")
     score.add_argument(
         "--explain",
         choices=("none", "flagged", "all"),
@@ -208,7 +180,7 @@ def _parser() -> Parser:
     rollback.set_defaults(run=_rollback)
     prune = commands.add_parser("prune", help="remove old versions; the served one and the one before it always stay")
     prune.add_argument("name", metavar="NAME")
-    prune.add_argument("--keep", required=True, type=_at_least_one, metavar="N", help="how many of the newest stay")
+    prune.add_argument("--keep", required=True, type=whole(1), metavar="N", help="how many of the newest stay")
     prune.add_argument("--pin", nargs="+", default=[], metavar="VERSION", help="versions that stay, too")
     prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     prune.set_defaults(run=_prune)

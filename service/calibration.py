@@ -44,14 +44,19 @@ def p_values(calibration: NDArray[np.float32], scores: NDArray[np.float32]) -> N
     return (1 + at_least) / (len(calibration) + 1)
 
 
+def flagged_ranks(n: int, alpha: float) -> int:
+    """How many of the p-values that n calibration scores can give, 1 / (n + 1), 2 / (n + 1) and so on below 1, are at most alpha:
+    by the very comparison that flags a record.
+    """
+    return int(np.count_nonzero((1 + np.arange(n)) / (n + 1) <= alpha))
+
+
 def threshold(calibration: NDArray[np.float32], alpha: float) -> float:
     """The smallest float32 score whose p-value is at most alpha. Raises UnsupportedAlphaError where n is too small for it."""
     n = len(calibration)
     if smallest_alpha(n) > alpha:
         raise UnsupportedAlphaError(alpha, n)
-    reaching = np.arange(n)  # how many calibration scores a flagged score may have at or above it
-    allowed = int(reaching[(1 + reaching) / (n + 1) <= alpha][-1])  # the very comparison of is_anomaly, so that both agree
-    return float(np.nextafter(calibration[n - 1 - allowed], np.float32(np.inf)))
+    return float(np.nextafter(calibration[n - flagged_ranks(n, alpha)], np.float32(np.inf)))
 
 
 def benjamini_hochberg(p: NDArray[np.float64], fdr: float) -> NDArray[np.bool_]:

@@ -45,7 +45,8 @@ class Explainer:
 
     def write(self, records: Records, scores: Scores, what_if: WhatIf | None = None) -> list[bytes]:
         """For each of the M explained records, the JSON list of its contributions: a block of records at a time, which stays in
-        the cache. what_if: of these records; then first what the record would be the most normal without, or with another of."""
+        the cache. what_if: of these records; then ordered by the lowest score that a record has without the value, or with the
+        one that is expected."""
         told: list[bytes] = []
         for start in range(0, len(scores.explained), BLOCK):
             block = slice(start, start + BLOCK)

@@ -49,7 +49,7 @@ class Holding:
         self._size = 0
 
     def take(self, size: int) -> None:
-        """Takes so many bytes more, or raises the 429. There is room for a request alone, whatever its size."""
+        """Takes so many bytes more, or raises the 429. Where no other request holds any, they are given, however many."""
         room, others = self._room, self._room.taken - self._size
         if others and others + self._size + size > room.most:
             detail = f"Other requests take {others} bytes, and all together may take {room.most}: send again later."

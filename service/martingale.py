@@ -17,6 +17,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from service.calibration import flagged_ranks
+
 BOUNDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # p-values that end a bin
 HORIZONS = (300, 3_000, 30_000)  # records that each bettor remembers: the longer, the smaller the change that it sees
 COARSE = 4  # groups of bins that half of the bettors look at: what is coarse is learned from fewer records
@@ -33,7 +35,7 @@ class Ranks:
     def __init__(self, calibration: NDArray[np.float32], alpha: float) -> None:
         """Of calibration scores (n,); what has p <= alpha is left out."""
         n = len(calibration)
-        flagged = int(np.count_nonzero((1 + np.arange(n)) / (n + 1) <= alpha))
+        flagged = flagged_ranks(n, alpha)
         self.flagged = flagged  # intervals of p <= alpha
         ranks = np.array([flagged, *sorted({r for bound in BOUNDS if (r := int(bound * (n + 1) + 1e-9)) > flagged})])
         self.bounds: list[float] = (ranks[1:] / (n + 1)).tolist()  # the largest p-value of each bin

@@ -136,7 +136,7 @@ class ExplainedRecord(RecordResult):
     """The answer to one record of POST /explain."""
 
     contributions: list[ExplainedContribution] = Field(  # type: ignore[assignment] # always there
-        description="first that without which, or as expected, the record would be the most normal; they sum to the score"
+        description="first the one with the lowest score without its value or with the expected one; they sum to the score"
     )
 
 

@@ -9,9 +9,10 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, get_args
 
 from service.bundle import check_name, current_version, list_models
+from service.command_line import USER_ERROR, Parser, share, whole
 from service.graph import GraphError
 from service.interruption import interruptible
 from service.manifest import BundleError, ScoreKind
@@ -34,26 +35,15 @@ LEFT = {  # what an interrupted command leaves
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
-        """Options are written out: `--models` is no `--models-dir`."""
-        super().__init__(**options, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        """One line, no usage: what was found and what to do."""
-        print(f"{self.prog}: {message}; see '{self.prog} --help'", file=sys.stderr)
-        raise SystemExit(2)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; exit code 0, 2 where arguments or data cannot be used, 1 where training failed, 130 after Ctrl-C."""
     args = _parse(arguments)
     try:
         with interruptible(*_signals(args.command)):
             args.run(args)
-    except (TableError, BundleError, DeviceError, SettingsError, OptionError, argparse.ArgumentTypeError) as error:
+    except (TableError, BundleError, DeviceError, SettingsError, OptionError) as error:
         print(f"training {args.command}: {error}", file=sys.stderr)
-        return 2
+        return USER_ERROR
     except (FitError, GraphError, ParityError, TrackingError) as error:
         print(f"training {args.command}: {error}", file=sys.stderr)
         return 1
@@ -62,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         install = f"pip install 'tabular-anomaly-service[{EXTRAS[error.name]}]'"
         print(f"training {args.command}: needs the package {error.name}: {install}", file=sys.stderr)
-        return 2
+        return USER_ERROR
     except KeyboardInterrupt:
         print(f"training {args.command}: interrupted; {LEFT[args.command]}", file=sys.stderr)
         return 130
@@ -80,7 +70,7 @@ def _signals(command: str) -> Sequence[signal.Signals]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m training", description="Fit, evaluate and sample anomaly detection models.")
+    parser = Parser(prog="python -m training", description="Fit, evaluate and sample anomaly detection models.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     fit = commands.add_parser("fit", help="fit a model to a table of mostly normal records and publish it")
@@ -91,7 +81,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     fit.add_argument("--label", metavar="COLUMN", help="the column that says what a record is")
     fit.add_argument("--normal", metavar="VALUE", help="its value for normal records; others never train")
     fit.add_argument("--seed", type=int, help="the same seed and data give the same bundle (default 0)")
-    fit.add_argument("--target-fpr", type=_share, help="share of normal records that may be flagged (default 0.01)")
+    fit.add_argument("--target-fpr", type=share, help="share of normal records that may be flagged (default 0.01)")
     fit.add_argument(
         "--score",
         choices=get_args(ScoreKind),
@@ -122,9 +112,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     evaluate.set_defaults(run=_evaluate)
 
     sample = commands.add_parser("sample", help="records that the model makes up, in the features' own units")
-    sample.add_argument("--rows", type=int, required=True, help="how many")
+    sample.add_argument("--rows", type=whole(1), required=True, help="how many")
     sample.add_argument("--output", required=True, metavar="OUT", help="a CSV or Parquet file, or - for CSV on standard output")
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--seed", type=whole(0), default=0)
     sample.set_defaults(run=_sample)
 
     for command in (evaluate, sample):
@@ -212,23 +202,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _sample(args: argparse.Namespace) -> None:
     from training.sample import sample  # noqa: PLC0415
 
-    if args.rows < 1:
-        raise argparse.ArgumentTypeError(f"--rows {args.rows}: at least 1 is needed")
-    if args.seed < 0:
-        raise argparse.ArgumentTypeError(f"--seed {args.seed}: 0 or more is needed")
     settings = Settings.read()
     models_dir = args.models_dir or settings.models_dir
     sample(models_dir, args.model, args.rows, args.seed, args.output, trusted=settings.trusted_keys)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}': a share between 0 and 1 is needed, such as 0.01")
-    return value
 
 
 if __name__ == "__main__":

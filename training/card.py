@@ -23,7 +23,8 @@ SCORES = {
     "surprise": (
         "The score is a surprise, in nats. Several small variational autoencoders, each trained without one part of the "
         "records, give a reconstruction error; a memory of training records gives the distance to the nearest of them, and their "
-        "centres the distance to what is common. "
+        "centres the distance to what is common. Where the other columns tell whether a value should be there, how unlikely it "
+        "is which values are missing is a fourth term. "
         "Each of these terms becomes −log of its tail probability among normal records that it was not fitted to; their "
         "weighted squares are added, the nets' and the centres' with less weight than the memory's, and the score is −log of the "
         "tail probability of the root of that sum. A score of 4.6 nats is "
@@ -83,6 +84,7 @@ class Looked(NamedTuple):
 def words(manifest: Manifest) -> str:
     """Purpose, score, p-values and limits, as HTML."""
     n = len(manifest.calibration.scores)
+    honest = "were held out" if manifest.calibration.held_out else "trained, each judged without itself"
     low, high = false_alarm_band(n, FRESH, manifest.alpha)
     return f"""<section id="card"><h2>Model card</h2>
 <h3>What it is for</h3>
@@ -93,8 +95,8 @@ columns.</p>
 <h3>How the score is made</h3>
 <p>{SCORES[manifest.score_kind]} High is anomalous. The same record always has the same score.</p>
 <h3>What a p-value means</h3>
-<p>p = (1 + number of calibration scores at or above the record’s) / (n + 1), with n = {n:,} normal records that were held out
-or, in a table of fewer than 1,000, judged without themselves.
+<p>p = (1 + number of calibration scores at or above the record’s) / (n + 1), with n = {n:,} normal records that
+{honest}.
 If new normal records are like those, a share of about α at most has p ≤ α on average, so flagging
 p ≤ {short(manifest.alpha)} gives
 false alarms for at most {short(100 * manifest.alpha)} % of them on average. Since the {n:,} records are themselves drawn by

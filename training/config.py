@@ -40,7 +40,7 @@ class Config:
     warm_up: int = 100  # steps over which the KL term grows to its full weight
     clip: float = 100.0  # norm of the gradient, in nats a slot
     evaluate_every: int = 50  # steps
-    patience: int = 6  # evaluations without a better validation loss, after which a net stops early
+    patience: int = 6  # evaluations without a better validation loss until a net stops early
     noise: float = 0.1  # standard deviation of the noise on the numbers that the encoder gets
     mask: float = 0.5  # the largest share of a record's columns hidden from the encoder; each record draws its own
     # surprise

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from service.calibration import flagged_ranks
+
 Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 BOOTSTRAP_RECORDS = 20_000_000  # records drawn in all: what a bootstrap may cost, half a second
 BISECTIONS = 60
@@ -148,7 +150,7 @@ def false_alarm_band(n: int, m: int, alpha: float) -> tuple[float, float]:
     """
     if m < 1 or n < 1:
         raise ValueError(f"no band for {n} calibration and {m} fresh records")
-    k = int(np.count_nonzero((1 + np.arange(n)) / (n + 1) <= alpha))  # the very comparison of service.calibration
+    k = flagged_ranks(n, alpha)
     if k == 0:
         return 0.0, 0.0
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + m + 1)))])

@@ -66,9 +66,9 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
 def with_others_expected(
     chosen: NDArray[np.intp], expected: NDArray[np.float32], features: Sequence[Feature]
 ) -> NDArray[np.intp]:
-    """The chosen of n records, and up to GOLDEN more, so that all that is expected (n, C) of a category is, twice.
+    """The chosen of n records, and up to GOLDEN more, so that each category that is expected (n, C) of any is so of two of them.
 
-    Of times it is the octants. Greedily: first the record of which most is expected that is not of enough others.
+    Of times each octant. A greedy set cover: next is the record that adds most.
     """
     kinds = np.repeat([feature.kind for feature in features], [feature.width for feature in features])
     periods = np.tile(PERIODS, np.count_nonzero(kinds == "datetime") // len(PERIODS))

@@ -140,9 +140,14 @@ def report(
 def _tiles(manifest: Manifest, area: Estimate | None) -> str:
     n, alpha = len(manifest.calibration.scores), manifest.alpha
     low, high = false_alarm_band(n, card.FRESH, alpha)
+    honest = "held out" if manifest.calibration.held_out else "each judged without itself"
     tiles = [
         ("Features", str(len(manifest.features)), f"columns left out: {len(manifest.dropped)}"),
-        ("Calibration records", f"{n:,}", "normal, held out or judged without themselves"),
+        (
+            "Calibration records",
+            f"{n:,}",
+            f"normal, {honest}",
+        ),
         ("False alarms asked", f"{short(100 * alpha)} %", f"expect {short(100 * low)} to {short(100 * high)} %"),
         ("Threshold", short(manifest.threshold), f"score: {manifest.score_kind}"),
     ]

@@ -33,11 +33,11 @@ NETS_LEAST = 0.02  # nats a real slot: a fiftieth of a sigma off, where the nets
 DISTANCE_LEAST = 1e-3  # of a column's range: of records that repeat, distances are made of last digits
 
 
-class Line(NamedTuple):
-    """A value -> -log of its tail probability among normal records, in nats: a broken line, and endless after its last knot.
+class TailCurve(NamedTuple):
+    """A value -> -log of its tail probability among normal records, in nats: piecewise linear, endless after its last knot.
 
-    Straight between quantiles of the reference values, and beyond the last with the slope that their mean excess tells, so that
-    it goes on rising where no reference value reaches. A term's distances are taken by their log, which makes that a Pareto tail
+    The knots are quantiles of the reference values. Beyond the last it has the slope that their mean excess tells, so that it
+    goes on rising where no reference value reaches. A term's distances are taken by their log, which makes that a Pareto tail
     with Hill's estimate (1975); what is in nats already is taken as it is: an exponential tail.
     """
 
@@ -47,8 +47,8 @@ class Line(NamedTuple):
     least: float  # nats, of a value at or below the first knot
 
     @classmethod
-    def through(cls, reference: NDArray[np.float32], by_log: bool, least: float = FLOOR_LEAST) -> Line:
-        """The line that the reference values (n,) tell; those below `least` count as that."""
+    def through(cls, reference: NDArray[np.float32], by_log: bool, least: float = FLOOR_LEAST) -> TailCurve:
+        """The curve that the reference values (n,) tell; those below `least` count as that."""
         known = np.sort(reference.astype(np.float64))
         tail = min(TAIL_MOST, max(TAIL, TAIL_RECORDS / len(known)))
         # far below where the tail begins, a distance is the last bits of other numbers
@@ -65,28 +65,28 @@ class Line(NamedTuple):
 
 
 class Surprises(nn.Module):
-    """Values (N, T) -> their weighted surprises (N, T), each by its own line; all lines at once."""
+    """Values (N, T) -> their weighted surprises (N, T), each by its own curve; all curves at once."""
 
     floors: Tensor  # (T,)
-    owner: Tensor  # (T, all K) 1 where a knot is of a value's line
+    owner: Tensor  # (T, all K) 1 where a knot is of a value's curve
     knots: Tensor  # (all K,)
     widths: Tensor  # (all K,) to the next knot; the last of each is endless
     slopes: Tensor  # (all K, T)
     least: Tensor  # (T,)
 
-    def __init__(self, lines: Sequence[Line], by_log: bool, weights: Sequence[float]) -> None:
+    def __init__(self, curves: Sequence[TailCurve], by_log: bool, weights: Sequence[float]) -> None:
         super().__init__()
-        self.lines, self.by_log = tuple(lines), by_log
-        owner = np.repeat(np.arange(len(lines)), [len(line.knots) for line in lines])
-        own = (np.arange(len(lines))[:, None] == owner[None, :]).astype(np.float64)
-        slopes = np.concatenate([weight * line.slopes for line, weight in zip(lines, weights, strict=True)])
+        self.curves, self.by_log = tuple(curves), by_log
+        owner = np.repeat(np.arange(len(curves)), [len(curve.knots) for curve in curves])
+        own = (np.arange(len(curves))[:, None] == owner[None, :]).astype(np.float64)
+        slopes = np.concatenate([weight * curve.slopes for curve, weight in zip(curves, weights, strict=True)])
         for name, numbers in {
-            "floors": [line.floor for line in lines],
+            "floors": [curve.floor for curve in curves],
             "owner": own,
-            "knots": np.concatenate([line.knots for line in lines]),
-            "widths": np.concatenate([np.append(np.diff(line.knots), np.inf) for line in lines]),
+            "knots": np.concatenate([curve.knots for curve in curves]),
+            "widths": np.concatenate([np.append(np.diff(curve.knots), np.inf) for curve in curves]),
             "slopes": slopes[:, None] * own.T,
-            "least": [weight * line.least for line, weight in zip(lines, weights, strict=True)],
+            "least": [weight * curve.least for curve, weight in zip(curves, weights, strict=True)],
         }.items():
             self.register_buffer(name, torch.as_tensor(np.asarray(numbers), dtype=torch.float32))
 
@@ -167,14 +167,14 @@ class Scorer(nn.Module):
     def refer(self, values: Tensor) -> None:
         """Sets the surprises by the values (n, T) of the terms of normal records that they were not made from."""
         least = [NETS_LEAST * max(1, self.preprocessing.reals)] + [DISTANCE_LEAST] * len(self.distances)
-        lines = [Line.through(column.numpy(), True, floor) for column, floor in zip(values.T, least, strict=False)]
-        self.each = Surprises(lines, by_log=True, weights=[math.sqrt(weight) for weight in self.weights[: len(lines)]])
+        curves = [TailCurve.through(column.numpy(), True, floor) for column, floor in zip(values.T, least, strict=False)]
+        self.each = Surprises(curves, by_log=True, weights=[math.sqrt(weight) for weight in self.weights[: len(curves)]])
         joint = torch.sqrt(total(self.surprises(values) ** 2))
-        self.together = Surprises([Line.through(joint[:, 0].numpy(), by_log=False)], by_log=False, weights=[1.0])
+        self.together = Surprises([TailCurve.through(joint[:, 0].numpy(), by_log=False)], by_log=False, weights=[1.0])
 
     def surprises(self, values: Tensor) -> Tensor:
         """(N, T) the weighted surprises of the terms' values (N, T); which are missing is in nats already, and comes last."""
-        scaled = len(self.each.lines)
+        scaled = len(self.each.curves)
         told: Tensor = self.each(values[:, :scaled] if self.presence else values)
         return torch.cat([told, values[:, scaled:] * math.sqrt(self.weights[-1])], 1) if self.presence else told
 
@@ -189,7 +189,7 @@ class Scorer(nn.Module):
         squares = surprises * surprises
         square = total(squares)
         score = self.together(torch.sqrt(square))
-        floors = [*(line.floor for line in self.each.lines), *([FLOOR] if self.presence else [])]
+        floors = [*(curve.floor for curve in self.each.curves), *([FLOOR] if self.presence else [])]
         rates = torch.split(squares / (values + torch.tensor(floors)), 1, 1)
         parts = [share_out(rate, term.parts, floor) for rate, term, floor in zip(rates, terms, floors, strict=True)]
         return score, share_out(score / (square + FLOOR), sum(parts[1:], parts[0]), FLOOR)

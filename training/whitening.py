@@ -83,7 +83,8 @@ class Variation(NamedTuple):
 
 
 def by_others(values: Tensor) -> Tensor:
-    """(D, D) correlations of values (N, D) in which each way has the variance of records that had no part in finding it.
+    """(D, D) correlations of values (N, D) with cross-validated eigenvalues: each way has the variance of other records than
+    those that it was found by.
 
     The fewer records, the more ways there seem in which they hardly vary, and new ones do. So each part of the records tells the
     variances of the ways that the others tell; the mean over the parts is that of Lam (2016).

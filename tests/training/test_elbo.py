@@ -132,7 +132,7 @@ def test_the_surprise_of_torch_and_onnx_agrees_with_the_oracle(fitted, exported,
             memory,
             centres,
             numbers(scorer.presence),
-            (*scorer.each.lines, *scorer.together.lines),
+            (*scorer.each.curves, *scorer.together.curves),
             TINY.sigma,
         )
         for row in x
