@@ -29,7 +29,8 @@ UNIT = 3.0  # spreads around the median in which bend is about linear
 SHAPE_RECORDS = 20_000  # that tell the shape of a column, at most
 LIMIT = 1e9  # units from the origin; beyond, a number is as odd as it gets
 PERIODS = (24.0, 7.0, 12.0)  # of hour, weekday, month
-ENOUGH = (2, 5, 11)  # different hours, weekdays, months, with which a table tells which are usual, rather than when it was made
+ENOUGH = (2, 7, 11)  # different hours, weekdays, months, with which a table tells which are usual, rather than when it was made
+WORKING, LONG = 5, 3  # weekdays that are enough where there are so many months: no other came, whenever it was made
 SCALE_LEAST = 1e-6
 SPREAD_LEAST = 1e-9  # of a bent number: below, all training records that have it have the same
 FLOAT32_MOST = 3.4e38
@@ -39,11 +40,13 @@ BENT_LIMIT = (1 + LIMIT) ** 0.125 - 1
 def telling_parts(x: NDArray[np.float32]) -> list[int]:
     """Which of hour, weekday and month (N, 3) of a datetime are looked at: those that change, and of which there are ENOUGH.
 
-    A table of one quarter does not make the next quarter odd. Where there is enough of none, all that change are looked at.
+    A table of one quarter does not make the next quarter odd, nor one of Monday to Saturday a Sunday; a quarter of working days
+    does. Where there is enough of none, the first that changes is looked at: of dates that is the weekday.
     """
     different = [len(np.unique(part[~np.isnan(part)])) for part in x.T]
+    least = (ENOUGH[0], WORKING if different[2] >= LONG else ENOUGH[1], ENOUGH[2])
     changing = [part for part, count in enumerate(different) if count > 1]
-    return [part for part in changing if different[part] >= ENOUGH[part]] or changing
+    return [part for part in changing if different[part] >= least[part]] or changing[:1]
 
 
 def new_are_odd(codes: NDArray[np.float32]) -> bool:

@@ -28,11 +28,26 @@ def times(months, weekdays=7, hours=24.0):
         (times([1, 2, 3]), [0, 1]),
         (times([5]), [0, 1]),
         (times(range(1, 13), weekdays=5), [0, 1, 2]),
-        (times([5], weekdays=4), [0]),
+        (times([1, 2, 3], weekdays=5), [0, 1]),
+        (times([1, 2, 3], weekdays=4), [0]),
+        (times([1, 2], weekdays=6), [0]),
         (times([1, 2, 3], hours=0), [1]),
+        (times([1, 2], weekdays=5, hours=0), [1]),
         (times([1, 2, 3], weekdays=1, hours=0), [2]),
     ],
-    ids=["a year", "eleven months", "a quarter", "a month", "working days", "four days", "dates", "nothing but months"],
+    ids=[
+        "a year",
+        "eleven months",
+        "a quarter",
+        "a month",
+        "working days",
+        "a quarter of working days",
+        "four days",
+        "six days",
+        "dates",
+        "dates of five days",
+        "months",
+    ],
 )
 def test_of_a_datetime_those_parts_are_looked_at_that_tell_what_is_usual(x, parts):
     assert telling_parts(x) == parts
