@@ -18,8 +18,10 @@ from typing import IO, BinaryIO, cast
 from arro3.core import DataType, Field, RecordBatch, RecordBatchReader, Schema
 from arro3.io import read_csv, read_parquet
 
-CSV_ENDINGS = (".csv", ".csv.gz")
+CSV_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+TEXT_ENDINGS = (".txt", ".txt.gz")  # read as CSV where they are named; in a folder they may be notes
 PARQUET_ENDINGS = (".parquet", ".pq")
+ENDINGS = ".csv, .tsv or .txt, or one of these and .gz"
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 DELIMITERS = ",;\t|"  # one of these
 LOOKED_AT = 1 << 16  # characters at the start of a file, that tell which
@@ -37,7 +39,7 @@ class Source:
     def __init__(self, path: Path) -> None:
         """Reads the names of the columns. Raises TableError: an empty file, no header, a duplicate or nameless column."""
         self.path = path
-        self.is_csv = path.name.lower().endswith(CSV_ENDINGS)
+        self.is_csv = path.name.lower().endswith(CSV_ENDINGS + TEXT_ENDINGS)
         self.position = 0  # bytes of the file read so far
         try:
             self.bytes = path.stat().st_size
@@ -148,7 +150,7 @@ class Source:
             start = file.read(4)
             file.seek(-min(self.bytes, 4), io.SEEK_END)
             if self.bytes < 12 or start != b"PAR1" or file.read(4) != b"PAR1":  # arro3 would panic, on standard error
-                raise TableError(f"{self.path}: not a Parquet file, or half of one; a CSV file's name ends with .csv or .csv.gz")
+                raise TableError(f"{self.path}: not a Parquet file, or half of one; a CSV file's name ends with {ENDINGS}")
             file.seek(0)
             try:
                 return read_parquet(file).schema

@@ -98,6 +98,11 @@ class TestReading:
     def test_gz(self, write):
         np.testing.assert_array_equal(read(write(gzip.compress(GOOD), "table.csv.gz")), X)
 
+    @pytest.mark.parametrize("name", ["t.tsv", "t.TSV", "t.tsv.gz", "t.txt", "t.txt.gz"])
+    def test_other_endings_of_csv(self, write, name):
+        content = GOOD.replace(b",", b"\t")
+        np.testing.assert_array_equal(read(write(gzip.compress(content) if name.endswith(".gz") else content, name)), X)
+
     def test_parquet(self, tmp_path):
         times = pa.array(["2026-11-23T14:05:00", None, "2026-11-24T00:00:00"]).cast(pa.timestamp("ms"))
         countries = pa.array(["de", "xx", "at"]).dictionary_encode()
@@ -214,8 +219,10 @@ class TestRefused:
         assert refused(write(GOOD, "t.csv.gz")).startswith("FILE: cannot be read: ")
 
     def test_no_parquet(self, write, tmp_path):
-        message = "FILE: not a Parquet file, or half of one; a CSV file's name ends with .csv or .csv.gz"
-        assert refused(write(GOOD, "table.txt")) == message
+        message = (
+            "FILE: not a Parquet file, or half of one; a CSV file's name ends with .csv, .tsv or .txt, or one of these and .gz"
+        )
+        assert refused(write(GOOD, "table.dat")) == message
         assert refused(write(b"PAR1", "table.parquet")) == message
         pq.write_table(pa.table({"amount": [1.5] * 10_000}), tmp_path / "t.parquet")
         whole = (tmp_path / "t.parquet").read_bytes()
