@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from service import arrow, datetimes
 from service.manifest import Kind
 from service.sources import Source, TableError
 from training.strays import Strays
+from training.thousands import Dots
 from training.whole_numbers import FEW_CODES
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -55,6 +57,7 @@ class Column:
         self.stray: tuple[Source, int] | None = None  # the first that is not fitting, and its row
         self.others: Counter[str] = Counter()  # all that are not, in mode numbers and datetimes
         self.zeros = self.pluses = 0  # whole numbers that begin so, as CODE has it
+        self.dots = Dots()  # of cells that are read as numbers
         self.orders: dict[datetimes.Order, tuple[Source, int]] = {}  # of dates with slashes, and the first row of each
         self.parts: NDArray[np.float32] | None = None  # mode datetimes: (3,) of the first value
         self.varies = False  # whether another one has others
@@ -68,10 +71,8 @@ class Column:
         """Takes in values of a batch; rows (n,) are their numbers in the file. Raises TableError."""
         if not self.asked and DataType.is_dictionary(array.type) and DataType.is_integer(array.type.value_type):
             self.declared, self.mode = True, self.mode or "texts"
+        family = _family(array.type, source)
         array = arrow.plain(array)
-        family = _family(array, source)
-        if family == "others":
-            raise TableError(f"{source.path}, column {self.name}: its type is neither number, text, boolean nor date; use --drop")
         self.rows += len(array)
         if family == "nothing" or array.null_count == len(array):
             return
@@ -85,8 +86,8 @@ class Column:
             self._see_texts(array, family, source)
         elif self.mode:
             values, wrong = _read_numbers(array, family) if self.mode == "numbers" else _read_datetimes(array, family)
-            if self.mode == "numbers" and family == "cells" and self.integer and not self.asked:
-                self._see_codes(array)
+            if self.mode == "numbers" and family == "cells" and not self.asked:
+                self._see_notation(array)
             if self.mode == "datetimes" and family != "datetimes":
                 self._see_orders(array.to_pylist(), source, rows)
             self._see_values(values, wrong, source, rows)
@@ -96,7 +97,8 @@ class Column:
     def _check_families(self) -> None:
         for family, source in self.families.items():
             if self.asked and family not in FAMILIES[self.asked]:
-                raise TableError(f"{source.path}, column {self.name}: holds {family}; it cannot be {self.asked}")
+                remedy = f"cast it in the file, or do without --{self.asked} {self.name}"
+                raise TableError(f"{source.path}, column {self.name}: holds {family}; it cannot be {self.asked}; {remedy}")
         if len(typed := [family for family in self.families if family != "cells"]) > 1:
             places = " and ".join(f"{family} in {self.families[family].path}" for family in typed)
             raise TableError(f"column {self.name}: {places}; write both alike or pass --drop {self.name}")
@@ -126,10 +128,12 @@ class Column:
             numbers, times = np.unique(there, return_counts=True)
             self.whole.update(dict(zip(numbers[: FEW_CODES + 1].tolist(), times.tolist(), strict=False)))
 
-    def _see_codes(self, array: Array) -> None:
-        begins, _ = arrow.by_distinct(array, _begins)
-        self.zeros += int((begins == 0).sum())
-        self.pluses += int((begins == 1).sum())
+    def _see_notation(self, array: Array) -> None:
+        self.dots.see(array)
+        if self.integer:
+            begins, _ = arrow.by_distinct(array, _begins)
+            self.zeros += int((begins == 0).sum())
+            self.pluses += int((begins == 1).sum())
 
     def _see_orders(self, texts: list[str | None], source: Source, rows: NDArray[np.int64]) -> None:
         for row, text in enumerate(texts):
@@ -165,10 +169,18 @@ class Column:
             self.texts[text] += count
 
 
-def _family(array: Array, source: Source) -> str:
-    kind = array.type
+def check_types(sources: Sequence[Source], names: Sequence[str]) -> None:
+    """Raises TableError, which names them all, where columns are of types of which there are no features."""
+    for source in sources:
+        if others := [name for name in names if _family(source.schema.field(name).type, source) == "others"]:
+            what = f"column{'s' * (len(others) > 1)} {', '.join(others)}: neither numbers, texts, booleans nor dates"
+            raise TableError(f"{source.path}, {what}; use --drop {' '.join(others)}")
+
+
+def _family(kind: DataType, source: Source) -> str:
     if source.is_csv:
         return "cells"
+    kind = kind.value_type if DataType.is_dictionary(kind) else kind
     if DataType.is_null(kind):
         return "nothing"
     if arrow.is_text(kind):

@@ -22,11 +22,11 @@ from service import arrow
 from service.manifest import KL, Dropped, Feature, Kind
 from service.sources import Source, TableError, open_sources
 from service.tables import encode_batch
-from training import copies, identifiers, order, strays
-from training.column import WHOLE_MAX, Column, Mode
-from training.column_warnings import warnings_of
+from training import order, strays
+from training.column import WHOLE_MAX, Column, Mode, check_types
 from training.config import Config
 from training.kinds import RereadError, UnusableError, feature_of
+from training.table_warnings import warnings_of_table
 
 LABELS_TOLD = 5  # values of the label column in an error
 HELD, UNUSED = -1, -2  # what a record is that belongs to no fold
@@ -67,18 +67,16 @@ def read_dataset(
     _check_columns(sources[0], label, drop, asked)
     rows = _Rows(sources, label, normal)
     names = [name for name in sources[0].names if name not in {label, *drop}]
+    check_types(sources, names)
     columns, features, dropped = _understand(rows, names, asked)
-    _check_notation(sources[0], [found for place in dropped if (found := columns[place.column].strays) and found.are_numbers])
+    strays.check_left_out(sources[0].path, [found for place in dropped if (found := columns[place.column].strays)])
     dropped += [Dropped(column=name, reason="left out by --drop") for name in sources[0].names if name in set(drop)]
     if not features:
         reason = dropped[0].reason if dropped else "there is none but the label"
         raise TableError(f"{sources[0].path}: no column holds anything to learn from ({reason}); check the data")
     x, anomalies, places = _encode(rows, features)
-    used = {feature.name for feature in features}
-    warnings = tuple(warning for name in names for warning in warnings_of(columns[name], dropped=name not in used))
     alike = order.warning(x, features)
-    of_rows = [told for told in (copies.warning(x, features), alike) if told]
-    warnings = (*warnings, *identifiers.warnings(x, features), *of_rows)
+    warnings = warnings_of_table(columns, features, x, alike)
     odd = {name: found.shown() for name in names if (found := columns[name].strays)}
     sums = tuple((source.path.name, _sha256(source.path)) for source in sources)
     told = {"label": label, "normal": normal, "drop": list(drop), "kinds": asked}
@@ -226,14 +224,6 @@ def _check_columns(source: Source, label: str | None, drop: Sequence[str], asked
             raise TableError(f"{source.path}: {option} {name}: no such column; the columns are {', '.join(source.names[:20])}")
         if name in asked and name in {label, *drop}:
             raise TableError(f"{source.path}: column {name} cannot be a feature and be left out; give one option for it")
-
-
-def _check_notation(source: Source, left_out: Sequence[strays.Strays]) -> None:
-    """Raises TableError where columns of numbers would be left out for their notation: no model of what remains was meant."""
-    if left_out:
-        names = f"column{'s' * (len(left_out) > 1)} {', '.join(found.column for found in left_out)}"
-        what = f"{names}: numbers written in another way ({left_out[0].shown()}), of which nothing could be learned"
-        raise TableError(f"{source.path}: {what}; {strays.PLAIN}; or name each of them in --drop or --categorical")
 
 
 def _understand(

@@ -68,6 +68,7 @@ def feature_of(column: Column) -> Feature:
             remedy = f"{strays.PLAIN};" if another_way else "correct it, leave it empty if it is unknown,"
             raise TableError(f"{source.place(row, column.name)}: {found}; {remedy} or pass --categorical {column.name}")
         raise RereadError("texts")
+    _check_dots(column)
     if _is_of_codes(column) or column.declared:
         raise RereadError("texts")
     if column.low == column.high and not missing_rate:
@@ -93,19 +94,33 @@ def _text_feature(column: Column, missing_rate: float) -> Feature:
         raise RereadError("datetimes")
     if len(column.texts) == 1 and not missing_rate:
         raise UnusableError("constant", _word(column))
-    words = {text.strip().lower() for text in column.texts}
-    boolean = words <= arrow.BOOLEANS.keys() and (column.asked == "boolean" or any(words <= pair for pair in YES_AND_NO))
+    boolean = is_boolean(column)
     if column.asked == "boolean" and not boolean:
         source = next(iter(column.present))
         raise TableError(f"{source.path}, column {column.name}: not only true, false, yes, no, 1 and 0; use --categorical")
-    if boolean and column.asked != "categorical" and not column.declared:
+    if boolean:
         return Feature(name=column.name, kind="boolean", missing_rate=missing_rate)
     if not column.asked and ("cells" in column.families or column.tried == "datetimes"):
         column.strays = strays.find(column.name, "datetimes" if column.tried == "datetimes" else "numbers", column.texts)
+    elif not column.asked and "texts" in column.families:
+        column.strays = strays.stored_as_texts(column.name, column.texts)
     many = len(column.texts) > FEW_LEVELS and len(column.texts) > present / 2
     if not column.asked and (many or len(column.texts) == present >= FEW_ROWS):
         raise UnusableError(f"{len(column.texts)} distinct texts in {present} rows: an identifier, or free text")
     return _categorical(column, missing_rate)
+
+
+def words_of(column: Column) -> set[str]:
+    """Its texts, blanks and capital letters left aside."""
+    return {text.strip().lower() for text in column.texts}
+
+
+def is_boolean(column: Column) -> bool:
+    """Whether a column of texts is a boolean."""
+    words = words_of(column)
+    if column.asked == "categorical" or column.declared or not words <= arrow.BOOLEANS.keys():
+        return False
+    return column.asked == "boolean" or any(words <= pair for pair in YES_AND_NO)
 
 
 def _categorical(column: Column, missing_rate: float) -> Feature:
@@ -127,6 +142,13 @@ def _check_files(column: Column) -> None:
     if numbers and texts:
         places = f"{column.mode if column.mode == 'datetimes' else 'numbers'} in {numbers[0].path} and text in {texts[0].path}"
         raise TableError(f"column {column.name}: {places}; write both alike or pass --categorical {column.name}")
+
+
+def _check_dots(column: Column) -> None:
+    if column.dots.separate_thousands:
+        where = f"{next(iter(column.present)).path}, column {column.name}"
+        found = "each dot stands before three digits, and what has none is below 1,000, as where dots separate thousands"
+        raise TableError(f"{where}: {found}; write them as 1234, or pass --numeric {column.name} if they are decimal points")
 
 
 def _is_of_codes(column: Column) -> bool:

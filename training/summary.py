@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from service.manifest import Feature
@@ -26,4 +27,8 @@ def lines(dataset: Dataset) -> Iterator[str]:
 
 
 def _column(feature: Feature) -> str:
-    return f"{feature.name} ({100 * feature.missing_rate:.0f} % missing)" if feature.missing_rate >= TOLD else feature.name
+    if feature.missing_rate < TOLD:
+        return feature.name
+    percent = 100 * feature.missing_rate
+    share = f"{percent:.0f}" if percent < 99.5 else f"{math.floor(10 * percent) / 10}"  # some are there
+    return f"{feature.name} ({share} % missing)"

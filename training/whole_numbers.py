@@ -1,4 +1,4 @@
-"""Whole numbers that may be something else than amounts: times, or codes."""
+"""Numbers that may be something else than amounts: times, dates, or codes."""
 
 from __future__ import annotations
 
@@ -27,5 +27,10 @@ def looks_like_codes(times: Counter[float], n: int) -> bool:
 
 
 def is_epoch(low: float, high: float) -> bool:
-    """Whether numbers from low to high lie where times of 2000 to 2040 do, in seconds or milliseconds since 1970."""
-    return any(EPOCHS[0] * unit <= low and high < EPOCHS[1] * unit for unit in (1, 1_000))
+    """Whether numbers from low to high lie where times of 2000 to 2040 do, in (milli-, micro-, nano-)seconds since 1970."""
+    return any(EPOCHS[0] * unit <= low and high < EPOCHS[1] * unit for unit in (1, 1e3, 1e6, 1e9))
+
+
+def is_date(low: float, high: float) -> bool:
+    """Whether whole numbers from low to high may be dates from 1900 to 2099 without dashes, 20261123."""
+    return all(1900 <= n // 10_000 < 2100 and 1 <= n // 100 % 100 <= 12 and 1 <= n % 100 <= 31 for n in (low, high))

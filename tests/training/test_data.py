@@ -198,7 +198,7 @@ class TestAlmostNumbers:
         dataset = self.told(path)
         (warning,) = dataset.warnings
         found = "95 % of its values are plain numbers and 10 are not (10 of them are numbers written in another way)"
-        assert warning.startswith(f"column a: {found}, so it is a category now; write all as 1234.5: a decimal point")
+        assert warning.startswith(f"column a: {found}, so it is a category now; {strays.PLAIN}")
         assert warning.endswith("or pass --categorical a")
         assert dataset.strays == {"a": repr(stray)}
 
@@ -671,7 +671,8 @@ class TestRefused:
 
     def test_types_that_are_no_features(self, tmp_path):
         pq.write_table(pa.table({"n": N, "a": [[1], [2], [3], [4]]}), tmp_path / "t.parquet")
-        assert "its type is neither number, text, boolean nor date; use --drop" in refused(tmp_path / "t.parquet")
+        message = "FILE, column a: neither numbers, texts, booleans nor dates; use --drop a"
+        assert refused(tmp_path / "t.parquet") == message
         assert len(read_dataset(tmp_path / "t.parquet", drop=["a"]).features) == 1
         assert "it cannot be categorical" in refused(tmp_path / "t.parquet", drop=["a"], kinds={"n": "categorical"})
 
@@ -730,6 +731,11 @@ def test_whatever_is_understood_is_encoded_without_an_error(tmp_path_factory, ce
         ["2017-02", "2017-03", "2018-11"],
         ["13:28", "00:05", "7:45"],
         ["13:28:01", "00:05:59", "07:45:00"],
+        ["02/04/17 13:28", "12/31/17 0:05", "1/1/18 7:45"],
+        ["02/04/17", "12/20/17", "1/1/18"],
+        ["04.02.17 13:28", "31.12.17 0:05", "1.1.18 07:45:01"],
+        ["Mar-25", "Apr-25", "May-25"],
+        ["March 2025", "Apr. 2025", "may 2025"],
     ],
     ids=" ".join,
 )
