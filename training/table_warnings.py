@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.manifest import Feature
-from training import copies, identifiers
+from training import copies, counters, identifiers
 from training.column import Column
 from training.column_warnings import warnings_of
 
@@ -21,4 +21,4 @@ def warnings_of_table(
     used = {feature.name for feature in features}
     told = {name: found for name, column in columns.items() if (found := warnings_of(column, dropped=name not in used))}
     of_rows = [found for found in (copies.warning(x, features), alike) if found]
-    return (*chain(*told.values()), *identifiers.warnings(x, features), *of_rows)
+    return (*chain(*told.values()), *identifiers.warnings(x, features), *counters.warnings(x, features, told), *of_rows)
