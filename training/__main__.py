@@ -157,6 +157,8 @@ def _fit(args: argparse.Namespace) -> None:
             print(f"warning: {warning}", file=sys.stderr)
         for name, figure in manifest.metrics.items():
             print(f"{name}: {figure:.4g}", file=sys.stderr)
+        if found := manifest.training["rules"]:
+            print(f"rules that the training records keep: {len(found)}, listed in the report", file=sys.stderr)
         if served:
             told = compare(served, manifest, version, published.judged, options.data).as_table()
             print(told)

@@ -25,6 +25,7 @@ from training.levels import without_their_own
 from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.presence import presence_of
+from training.rules import rules_of
 from training.scorer import Scorer, judge, weighed
 from training.stable import total
 from training.vae import VAE
@@ -48,12 +49,13 @@ def build(
     held (n, C): the records held out, which set the scale of the surprise. Where there are none, the training records judged
     without themselves do, and their answers come with the scorer: they are what calibrates it.
     """
-    weights = (config.net_weight, 1.0, config.centres_weight, config.presence_weight)
+    weights = (config.net_weight, 1.0, config.centres_weight, config.presence_weight, config.rules_weight)
     scorer = Scorer(preprocessing, nets, config.score, weights).eval()
     judges: list[Memory | Centres | ByFold] = []
     with torch.no_grad():
         if config.score == "surprise":
             scorer.presence = presence_of(preprocessing, x, fold, config.presence, config.seed)
+            scorer.rules = rules_of(preprocessing, x, fold, config.seed) if config.rules_weight else None
             judges = remember(scorer, x, config, None if len(held) else torch.from_numpy(fold))
             if len(held):
                 values = [values_of(scorer, part) for part in torch.split(torch.from_numpy(held), CHUNK)]
@@ -176,7 +178,7 @@ def honest_terms(
     terms = [weighed(evidence, scale)]
     counts = counts_of(slots, scale, scorer.preprocessing.reals)
     terms += [judge.honest(slots, out, counts, rows) for judge in judges]
-    terms += [scorer.presence.honest(slots, own)] if scorer.presence else []
+    terms += [told.honest(slots, own) for told in scorer.in_nats]
     return evidence, terms
 
 

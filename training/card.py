@@ -24,7 +24,7 @@ SCORES = {
         "The score is a surprise, in nats. Several small variational autoencoders, each trained without one part of the "
         "records, give a reconstruction error; a memory of training records gives the distance to the nearest of them, and their "
         "centres the distance to what is common. Where the other columns tell whether a value should be there, how unlikely it "
-        "is which values are missing is a fourth term. "
+        "is which values are missing is one more term, and rules that every training record keeps are another. "
         "Each of these terms becomes −log of its tail probability among normal records that it was not fitted to; their "
         "weighted squares are added, the nets' and the centres' with less weight than the memory's, and the score is −log of the "
         "tail probability of the root of that sum. A score of 4.6 nats is "
@@ -124,9 +124,20 @@ def data(manifest: Manifest) -> str:
         parts += [f"<h3>Warnings</h3><ul>{warnings}</ul>", _more(len(manifest.warnings))]
     told = manifest.training.get("data")
     seen = {} if not isinstance(told, Mapping) else dict(told)
-    seen |= {key: value for key, value in manifest.training.items() if key not in ("settings", "data")}
+    seen |= {key: value for key, value in manifest.training.items() if key not in ("settings", "data", "rules")}
     parts += _facts("Where the data came from", seen)
     return "".join(parts) + "</section>"
+
+
+def rules(manifest: Manifest) -> str:
+    """What held for every training record, as HTML; nothing where nothing did."""
+    told = manifest.training.get("rules")
+    if not isinstance(told, Sequence) or not told:
+        return ""
+    lines = "".join(f"<li>{escape(cut(str(rule), 1_000))}</li>" for rule in told[:MOST])
+    return f"""<section id="rules"><h2>Rules that the training records keep</h2>
+<p>A record that breaks one is odd for that. Look whether they are rules of your world, and not of this table alone.</p>
+<ul>{lines}</ul>{_more(len(told))}</section>"""
 
 
 def settings(manifest: Manifest) -> str:

@@ -19,6 +19,7 @@ from training.gaps import counts_of
 from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.presence import Presence
+from training.rules import Rules
 from training.stable import log, total
 from training.vae import VAE
 
@@ -112,6 +113,7 @@ class Scorer(nn.Module):
 
     distances: list[Memory | Centres]
     presence: Presence | None
+    rules: Rules | None
 
     def __init__(self, preprocessing: Preprocessing, nets: list[VAE], kind: ScoreKind, weights: Sequence[float]) -> None:
         """A scorer of fitted nets; for the surprise, calibrate.py adds the rest: memory, centres, presence.
@@ -122,7 +124,7 @@ class Scorer(nn.Module):
         self.preprocessing, self.kind, self.weights = preprocessing, kind, tuple(weights)
         self.ensemble = Ensemble(preprocessing, nets)
         self.distances = cast("list[Memory | Centres]", nn.ModuleList())
-        self.presence = None
+        self.presence, self.rules = None, None
 
     @property
     def nets(self) -> list[VAE]:
@@ -147,7 +149,12 @@ class Scorer(nn.Module):
         scale = self.scale(slots)
         counts = counts_of(slots, scale, self.preprocessing.reals)
         terms = [weighed(evidence, scale), *(distance(slots, out, counts) for distance in self.distances)]
-        return [*terms, self.presence(slots)] if self.presence else terms
+        return [*terms, *(told(slots) for told in self.in_nats)]
+
+    @property
+    def in_nats(self) -> list[Presence | Rules]:
+        """What tells nats, which need no curve."""
+        return [told for told in (self.presence, self.rules) if told is not None]
 
     def scale(self, slots: Slots) -> Tensor:
         """(N, 1) columns of x over those that have a value, 2 at most."""
@@ -175,8 +182,10 @@ class Scorer(nn.Module):
     def surprises(self, values: Tensor) -> Tensor:
         """(N, T) the weighted surprises of the terms' values (N, T); which are missing is in nats already, and comes last."""
         scaled = len(self.each.curves)
-        told: Tensor = self.each(values[:, :scaled] if self.presence else values)
-        return torch.cat([told, values[:, scaled:] * math.sqrt(self.weights[-1])], 1) if self.presence else told
+        if not self.in_nats:
+            return cast(Tensor, self.each(values))
+        weights = [weight for weight, told in zip(self.weights[3:], (self.presence, self.rules), strict=True) if told is not None]
+        return torch.cat([self.each(values[:, :scaled]), values[:, scaled:] * torch.tensor(weights).sqrt()], 1)
 
     def join(self, terms: list[Term]) -> tuple[Tensor, Tensor]:
         """The surprise of the terms' joint evidence (N, 1), and each feature's part in it (N, F).
@@ -189,7 +198,7 @@ class Scorer(nn.Module):
         squares = surprises * surprises
         square = total(squares)
         score = self.together(torch.sqrt(square))
-        floors = [*(curve.floor for curve in self.each.curves), *([FLOOR] if self.presence else [])]
+        floors = [*(curve.floor for curve in self.each.curves), *(FLOOR for _ in self.in_nats)]
         rates = torch.split(squares / (values + torch.tensor(floors)), 1, 1)
         parts = [share_out(rate, term.parts, floor) for rate, term, floor in zip(rates, terms, floors, strict=True)]
         return score, share_out(score / (square + FLOOR), sum(parts[1:], parts[0]), FLOOR)

@@ -35,10 +35,12 @@ from training.progress import Progress
 from training.publish import describe, publish, stage
 from training.reference import with_reference
 from training.report import report
+from training.rule_words import words_of
 from training.scorer import Scorer
 from training.vae import VAE
 
 GPU_SLOTS = 1_000  # columns of a table once they are encoded: narrower nets are trained sooner on a core (docs/log.md)
+TOLD_MOST = 1_000  # rules that the manifest tells
 NOT_YET = File(sha256="0" * 64, bytes=0)
 
 
@@ -145,7 +147,11 @@ def assemble(
         threshold=threshold(scores, alpha),
         calibration=Calibration(scores=tuple(map(float, scores)), held_out=honest is None),
         latent=sum(net.latent for net in nets),
-        training={"settings": config.dump(), "data": describe_data(dataset, len(seen), len(judged))},
+        training={
+            "settings": config.dump(),
+            "data": describe_data(dataset, len(seen), len(judged)),
+            "rules": words_of(scorer.rules, preprocessing, dataset.features)[:TOLD_MOST],
+        },
         metrics=measure(curves, normal, odd, scores, alpha),
         libraries={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": VERSION, "numpy": np.__version__},
         golden=golden_records(session, scorer, judged, dataset.features),

@@ -1,5 +1,7 @@
 """Tables of many columns: a graph has as many nodes as with few, and hardly anything in it grows with their square."""
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -23,13 +25,15 @@ TIMES = (2, 6)
 def made():
     """(scorer, its graphs, x) of a table that has all kinds of columns so many times, by how many."""
 
+    config = dataclasses.replace(TINY, rules_weight=0)  # of many columns drawn by chance some keep a rule
+
     def make(times):
         features = [feature.model_copy(update={"name": f"{feature.name}{i}"}) for i in range(times) for feature in FEATURES]
         x = np.hstack([rows(400, seed=i) for i in range(times)])
         preprocessing = Preprocessing(features, x)
         torch.manual_seed(0)
         nets = [VAE(preprocessing, TINY).eval() for _ in range(TINY.nets)]
-        scorer, _ = build(preprocessing, nets, x, (np.arange(400) % TINY.nets).astype(np.int8), x[:0], TINY)
+        scorer, _ = build(preprocessing, nets, x, (np.arange(400) % TINY.nets).astype(np.int8), x[:0], config)
         return scorer, export(scorer), x
 
     return {times: make(times) for times in TIMES}

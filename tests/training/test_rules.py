@@ -1,0 +1,264 @@
+"""What held for every training record: found where the table tells it, odd where it is broken, and no rule where it is chance."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from service.manifest import Feature
+from service.session import Session
+from training.calibrate import build
+from training.config import Config
+from training.export import export
+from training.fit import fit_nets
+from training.preprocessing import Preprocessing
+from training.relations import LAST_BITS, relations_of
+from training.rule_words import words_of
+from training.rules import FEW, MEETINGS, TIES, rules_of
+
+ORDERS = (
+    Feature(name="net", kind="numeric"),
+    Feature(name="tax", kind="numeric"),
+    Feature(name="gross", kind="numeric", missing_rate=0.01),
+    Feature(name="stars", kind="numeric", integer=True),
+    Feature(name="noise", kind="numeric"),
+    Feature(name="checked", kind="boolean"),
+    Feature(name="product", kind="categorical", categories=("loan", "card", "giro")),
+)
+NET, TAX, GROSS, STARS, NOISE, CHECKED, PRODUCT = range(7)
+LOAN = 0
+
+
+def orders(n, seed=0):
+    """x (n, 7) of ORDERS: gross is net and tax, to the cent; stars are 1 to 5; loans are always checked."""
+    draw = np.random.default_rng(seed)
+    net = np.round(draw.lognormal(4, 1, n), 2)
+    tax = np.round(net * draw.choice([0.07, 0.19], n), 2)
+    product = draw.integers(0, 3, n)
+    checked = (product == LOAN) | (draw.random(n) < 0.5)
+    x = np.column_stack([net, tax, np.round(net + tax, 2), draw.integers(1, 6, n), draw.normal(size=n), checked, product])
+    return x.astype(np.float32)
+
+
+def folds(n, k=4):
+    return (np.arange(n) % k).astype(np.int8)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """(preprocessing, rules) of 2,000 orders."""
+    preprocessing = Preprocessing(ORDERS, orders(2_000))
+    return preprocessing, rules_of(preprocessing, orders(2_000), folds(2_000), seed=0)
+
+
+@pytest.fixture(scope="module")
+def scorers():
+    """Of 2,000 orders with nets of a few steps: a scorer that knows the rules, and one that does not."""
+    torch.set_num_threads(1)
+    x, config = orders(2_000), Config(hidden=16, latent=8, steps_most=60, evaluate_every=20, memory=300)
+    preprocessing = Preprocessing(ORDERS, x)
+    nets, _ = fit_nets(preprocessing, x, folds(2_000), config, "cpu", lambda *_: None)
+    made = (dataclasses.replace(config, rules_weight=weight) for weight in (1.0, 0.0))
+    return [build(preprocessing, nets, x, folds(2_000), orders(500, seed=1), each)[0] for each in made]
+
+
+def changed(x, column, value):
+    x = x.copy()
+    x[:, column] = value
+    return x
+
+
+def told(fitted, x):
+    preprocessing, rules = fitted
+    with torch.no_grad():
+        value, parts = rules(preprocessing(torch.from_numpy(x)))
+    return value[:, 0].numpy(), parts.numpy()
+
+
+BROKEN = {
+    "a bound": (lambda x: changed(x, STARS, 0), {STARS}),
+    "the other": (lambda x: changed(x, STARS, 6), {STARS}),
+    "a pair": (lambda x: changed(changed(x, CHECKED, 0), PRODUCT, LOAN), {CHECKED, PRODUCT}),
+    "a sum": (lambda x: changed(x, GROSS, x[:, GROSS] * 1.1 + 1), {NET, TAX, GROSS}),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_rule_costs_nats_and_its_columns_have_them(fitted, how):
+    breaks, columns = BROKEN[how]
+    x = orders(200, seed=3)
+    kept, _ = told(fitted, x)
+    value, parts = told(fitted, breaks(x))
+    assert (kept == 0).all()
+    assert value.min() == pytest.approx(np.log(2_001), rel=1e-4)  # one training record in 2,001, at most
+    np.testing.assert_allclose(parts.sum(1), value, rtol=1e-5)
+    assert {j for j in range(len(ORDERS)) if parts[:, j].any()} == columns
+    for j in columns:
+        np.testing.assert_allclose(parts[:, j], value / len(columns), rtol=1e-5)
+
+
+def test_two_broken_rules_are_odder_than_one(fitted):
+    x = orders(50, seed=4)
+    one, _ = told(fitted, changed(x, STARS, 0))
+    two, parts = told(fitted, BROKEN["a sum"][0](changed(x, STARS, 0)))
+    np.testing.assert_allclose(two, one * np.sqrt(2), rtol=1e-5)
+    np.testing.assert_allclose(parts.sum(1), two, rtol=1e-5)
+
+
+def test_where_a_value_is_missing_no_rule_is_broken(fitted):
+    x = orders(50, seed=5)
+    for column in range(len(ORDERS)):
+        assert (told(fitted, changed(x, column, np.nan))[0] == 0).all()
+
+
+def test_rounding_breaks_no_sum_and_more_than_rounding_does(fitted):
+    x = orders(500, seed=6)
+    assert (told(fitted, changed(x, GROSS, x[:, GROSS] + 0.01))[0] < np.log(2_001)).all()
+    assert (told(fitted, changed(x, GROSS, x[:, GROSS] + 0.2 + 4 * LAST_BITS * 3 * x[:, GROSS]))[0] > 0).all()
+
+
+def test_what_comes_by_chance_is_no_rule():
+    draw = np.random.default_rng(0)
+    features = [Feature(name=name, kind="numeric") for name in "abcd"]
+    features += [Feature(name=name, kind="categorical", categories=tuple("pqrst")) for name in "ef"]
+    codes = draw.choice(5, (300, 2), p=[0.5, 0.3, 0.17, 0.02, 0.01])  # rare levels may never have met
+    x = np.hstack([draw.normal(size=(300, 4)), codes]).astype(np.float32)
+    preprocessing = Preprocessing(features, x)
+    assert rules_of(preprocessing, x, folds(300), seed=0) is None
+
+
+@pytest.mark.parametrize("ties", [TIES - 1, TIES])
+def test_a_bound_is_one_where_enough_records_lie_at_it(ties):
+    draw = np.random.default_rng(0)
+    a = np.concatenate([np.zeros(ties), draw.uniform(0.1, 1, 300 - ties)])
+    draw.shuffle(a)
+    x = np.column_stack([a, draw.normal(size=300)]).astype(np.float32)
+    features = [Feature(name=name, kind="numeric") for name in "ab"]
+    rules = rules_of(Preprocessing(features, x), x, folds(300), seed=0)
+    assert (rules is not None) == (ties >= TIES)
+
+
+UP = np.repeat(np.arange(10), 30)
+
+
+@pytest.mark.parametrize("column", [UP, UP[::-1], None], ids=["up", "down", "years"])
+def test_what_moves_with_time_has_no_bound(column):
+    draw = np.random.default_rng(0)
+    moving = draw.integers(2019, 2025, 300) if column is None else column
+    x = np.column_stack([moving, draw.normal(size=300)]).astype(np.float32)
+    features = [Feature(name=name, kind="numeric", integer=True) for name in "ab"]
+    assert rules_of(Preprocessing(features, x), x, folds(300), seed=0) is None
+
+
+def test_levels_are_also_the_values_of_a_number_that_has_few():
+    draw = np.random.default_rng(0)
+    kind = draw.integers(0, FEW, 1_000)
+    member = np.where(kind == 0, 0, draw.integers(0, 2, 1_000))
+    x = np.column_stack([kind, member, draw.normal(size=1_000)]).astype(np.float32)
+    features = [Feature(name=name, kind="numeric") for name in "abc"]
+    preprocessing = Preprocessing(features, x)
+    rules = rules_of(preprocessing, x, folds(1_000), seed=0)
+    assert np.count_nonzero(kind == 0) * np.count_nonzero(member) / 1_000 > MEETINGS
+    never = changed(changed(x[:20], 0, 0), 1, 1)
+    with torch.no_grad():
+        assert (rules(preprocessing(torch.from_numpy(never))).value > 0).all()
+        assert (rules(preprocessing(torch.from_numpy(x))).value == 0).all()
+
+
+def test_a_relation_is_found_though_some_records_break_it():
+    x = orders(3_000, seed=7)[:, [NET, TAX, GROSS, NOISE]]
+    wrong = np.random.default_rng(1).permutation(3_000)[:30]
+    x[wrong, 2] *= 1.5
+    relations = relations_of(torch.from_numpy(x), torch.ones(3_000, 4))
+    broken = relations(torch.from_numpy(x), torch.ones(3_000, 4)).numpy()
+    assert np.array_equal(np.flatnonzero(broken.any(1)), np.sort(wrong))
+    assert broken[wrong].all(0).tolist() == [True, True, True, False]
+
+
+def test_relations_that_share_columns_are_told_apart():
+    draw = np.random.default_rng(0)
+    a, b, c = np.round(draw.lognormal(4, 1, (3, 2_000)), 2)
+    x = np.column_stack([a, b, a + b, c, a + b - c, draw.normal(size=2_000)]).astype(np.float32)
+    there = torch.ones(2_000, 6)
+    relations = relations_of(torch.from_numpy(x), there)
+    assert relations.weight.shape[1] == 2
+    for column, n in ((4, 1), (5, 0)):
+        broken = relations(torch.from_numpy(changed(x, column, x[:, column] + 50)), there).numpy()
+        np.testing.assert_allclose(broken.sum(1), n, rtol=1e-5)
+
+
+def test_no_relation_is_found_in_columns_that_hardly_vary_or_are_merely_alike():
+    draw = np.random.default_rng(0)
+    rare = (draw.random((2_000, 3)) < 0.005) * draw.normal(size=(2_000, 3))
+    alike = draw.normal(size=(2_000, 1)) + 0.01 * draw.normal(size=(2_000, 2))
+    x = torch.from_numpy(np.hstack([rare, alike]).astype(np.float32))
+    assert relations_of(x, torch.ones_like(x)) is None
+
+
+def test_training_records_are_judged_by_rules_without_their_fold():
+    """One that lies beyond what the others have in common breaks it, and what a fold alone breaks makes rules weaker."""
+    x = orders(400, seed=8)
+    x[:TIES, STARS] = 0  # all of the first fold: without it, 1 is the bound
+    preprocessing, fold = Preprocessing(ORDERS, x), np.repeat(np.arange(4), 100).astype(np.int8)
+    rules = rules_of(preprocessing, x, fold, seed=0)
+    assert np.exp(-rules.nats) == pytest.approx((TIES + 1) / 401)
+    slots = preprocessing(torch.from_numpy(x))
+    with torch.no_grad():
+        assert (rules(slots).value == 0).all()
+        honest = rules.honest(slots, torch.from_numpy(fold.astype(np.int64)))
+    assert torch.nonzero(honest.value[:, 0])[:, 0].tolist() == list(range(TIES))
+
+
+def test_the_exported_graph_tells_what_the_modules_and_an_oracle_do(scorers):
+    scorer, _ = scorers
+    x = np.concatenate([orders(40, seed=9), *(breaks(orders(10, seed=10)) for breaks, _ in BROKEN.values())])
+    x = np.concatenate([x, np.full((1, 7), np.nan, np.float32), changed(x[:1], NET, 3e38), changed(x[:1], TAX, -3e38)])
+    session = Session(export(scorer)["scorer.onnx"], x.shape[1], "cpu")
+    together = session.run(x, explain=True)
+    with torch.no_grad():
+        meant = scorer(torch.from_numpy(x))
+        nats = scorer.rules(scorer.preprocessing(torch.from_numpy(x))).value[:, 0].numpy()
+    expected = [np.log(2_001) * np.sqrt(broken_by_hand(record)) for record in x.astype(np.float64)]
+    np.testing.assert_allclose(nats, expected, rtol=1e-5)
+    assert np.isfinite(together.contributions).all()
+    np.testing.assert_allclose(together.score, meant.score[:, 0].numpy(), rtol=1e-4)
+    np.testing.assert_allclose(together.contributions.sum(1), together.score, rtol=1e-5)
+    for i, record in enumerate(x):
+        assert session.run(record[None], explain=True).score.tobytes() == together.score[i : i + 1].tobytes()
+
+
+def broken_by_hand(record):
+    """How many of the three rules a record breaks."""
+    sum_holds = abs(record[NET] + record[TAX] - record[GROSS]) < 0.5
+    if np.isnan(record).all():
+        return 0
+    return (not 1 <= record[STARS] <= 5) + (record[PRODUCT] == LOAN and not record[CHECKED]) + (not sum_holds)
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_records_that_break_a_rule_score_above_all_that_calibrate(scorers, how):
+    known, unknown = scorers
+    calibration, odd = orders(500, seed=1), BROKEN[how][0](orders(100, seed=11))
+    with torch.no_grad():
+        least, usual = (scorer(torch.from_numpy(odd)).score[:, 0].numpy() for scorer in (known, unknown))
+        bar, usual_bar = (np.quantile(scorer(torch.from_numpy(calibration)).score[:, 0].numpy(), 0.99) for scorer in scorers)
+    assert (least > bar).mean() > 0.99
+    assert np.median(least - bar) > np.median(usual - usual_bar)
+
+
+def test_without_rules_the_graph_is_that_of_before(scorers):
+    """Not a node more, where there is no rule, or where none is wanted."""
+    _, unknown = scorers
+    assert unknown.rules is None
+    assert b"rules" not in export(unknown)["scorer.onnx"]
+
+
+def test_the_rules_are_told_in_words(fitted):
+    preprocessing, rules = fitted
+    bounds, relation, pair = words_of(rules, preprocessing, ORDERS)
+    assert bounds == "stars: from 1 to 5"
+    assert re.fullmatch(r"1 net \+ 1 tax - 1 gross is 0, within 0\.\d+", relation)
+    assert pair == "never together: checked false and product loan"
+    assert words_of(None, preprocessing, ORDERS) == []

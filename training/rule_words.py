@@ -1,0 +1,66 @@
+"""The rules that every training record keeps, in words, for the report and whoever asks for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from service.encoding import as_written
+from service.manifest import Feature
+from training.preprocessing import FLOAT32_MOST, Preprocessing
+from training.rules import Rules, RuleSet
+
+
+def words_of(rules: Rules | None, preprocessing: Preprocessing, features: Sequence[Feature]) -> list[str]:
+    """A line for each rule: bounds, relations, and levels that never come together."""
+    if rules is None:
+        return []
+    numbers = [feature.name for feature in features if feature.kind == "numeric"]
+    return [*_bounds(rules.every, numbers), *_relations(rules.every, numbers), *_pairs(rules.every, preprocessing, features)]
+
+
+def _bounds(rules: RuleSet, numbers: Sequence[str]) -> list[str]:
+    told = []
+    ends = (rules.low > -FLOAT32_MOST).tolist(), (rules.high < FLOAT32_MOST).tolist()
+    for name, low, high, ends_low, ends_high in zip(numbers, rules.low.tolist(), rules.high.tolist(), *ends, strict=True):
+        if ends_low and ends_high:
+            told.append(f"{name}: from {as_written(low):g} to {as_written(high):g}")
+        elif ends_low or ends_high:
+            told.append(f"{name}: {as_written(low):g} or more" if ends_low else f"{name}: {as_written(high):g} or less")
+    return told
+
+
+def _relations(rules: RuleSet, numbers: Sequence[str]) -> list[str]:
+    """Each with 1 as its largest coefficient: 1 net + 1 tax - 1 gross is 0, within 0.02."""
+    if rules.relations is None:
+        return []
+    told = []
+    for weight, bias, rest in zip(rules.relations.weight.T, rules.relations.bias, rules.relations.rest, strict=True):
+        unit = float(weight[weight.abs().argmax()])
+        used = [(float(weight[j]) / unit, numbers[j]) for j in torch.nonzero(weight)[:, 0].tolist()]
+        (first, name), *others = used
+        total = f"{first:.4g} {name}" + "".join(f" {'-' if by < 0 else '+'} {abs(by):.4g} {other}" for by, other in others)
+        value, within = -float(bias) / unit, 2 * float(rest) / abs(unit)
+        told.append(f"{total} is {value if abs(value) > within else 0:.4g}, within {within:.2g}")
+    return told
+
+
+def _pairs(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Feature]) -> list[str]:
+    names = np.array(_levels(rules, preprocessing, features), dtype=object)[rules.apart.numpy()]
+    return [f"never together: {names[i]} and {names[j]}" for i, j in torch.nonzero(rules.never.triu()).tolist()]
+
+
+def _levels(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Feature]) -> list[str]:
+    """What RuleSet counts as levels, in its order."""
+    by_kind = {kind: [feature for feature in features if feature.kind == kind] for kind in ("boolean", "numeric", "categorical")}
+    told = [f"{feature.name} {truth}" for truth in ("true", "false") for feature in by_kind["boolean"]]
+    few = zip(rules.few.tolist(), rules.few_value.tolist(), strict=True)
+    told += [f"{by_kind['numeric'][place].name} {as_written(value):g}" for place, value in few]
+    group, level, shared = preprocessing.slot_group, preprocessing.slot_level, preprocessing.shared
+    for g, slot in zip(group.tolist(), level.tolist(), strict=True):
+        feature = by_kind["categorical"][g]
+        known = slot < shared[g] and slot < len(feature.categories)
+        told.append(f"{feature.name} {feature.categories[int(slot)] if known else 'of the rarer or new ones'}")
+    return told
