@@ -19,6 +19,9 @@ from training.preprocessing import Slots
 from training.views import View
 
 NEVER_VARIES = 1e-6  # standard deviations, in the view: less is last bits
+# Of a slot's standard deviation. Less within groups is last bits of their means, or so little that in its units groups would lie
+# thousands apart, and the square of that would drown the last digits of their records' distances.
+WITHIN_LEAST = 0.01
 FILLING = 3  # steps
 PARTS = 4  # of the records, each of which tells how much vary the ways that the others tell
 
@@ -44,8 +47,8 @@ class Whitened(nn.Module):
         super().__init__()
         self.view = view
         middles, member = k_means(seen, max(1, min(config.groups, len(seen) // config.centre_records)), draw)
-        self.matrix = nn.Buffer(whitening(seen - middles[member], config.ridge, alone))
         whole = Variation.of(seen - seen.mean(0), alone)
+        self.matrix = nn.Buffer(whitening(seen - middles[member], config.ridge, alone, WITHIN_LEAST * whole.unit))
         self.inverse = nn.Buffer(whole.scaled(1 / (whole.variances + config.ridge)))
         self.steps = steps(1 / (float(whole.variances.min()) + config.ridge))
 
@@ -65,11 +68,14 @@ class Variation(NamedTuple):
     ways: Tensor  # (D, D) columns
 
     @classmethod
-    def of(cls, deviations: Tensor, alone: bool) -> Variation:
-        """That of (N, D) deviations from some middle; alone: by the variances that ways have in other records."""
+    def of(cls, deviations: Tensor, alone: bool, least: Tensor | float = 0.0) -> Variation:
+        """That of (N, D) deviations from some middle; alone: by the variances that ways have in other records.
+
+        A slot whose standard deviation is not above `least` (D,) never varies.
+        """
         values = deviations.double()
         unit = torch.sqrt((values**2).mean(0))
-        varies = unit > NEVER_VARIES
+        varies = unit > torch.as_tensor(least).clamp(min=NEVER_VARIES)
         unit = torch.where(varies, unit, 1.0)
         values = torch.where(varies, values / unit, 0.0)
         correlations = by_others(values) if alone and len(values) > PARTS else values.T @ values / len(values)
@@ -102,15 +108,16 @@ def by_others(values: Tensor) -> Tensor:
     return correlations / len(values)
 
 
-def whitening(deviations: Tensor, ridge: float, alone: bool) -> Tensor:
+def whitening(deviations: Tensor, ridge: float, alone: bool, least: Tensor | float = 0.0) -> Tensor:
     """(D, D) what deviations (N, D) from some middle are multiplied by, so that they vary in no way less than in the mean of all.
 
     ZCA-cor (Kessy, Lewin & Strimmer 2018): the root of the inverse of their correlations, so that what comes out is most like the
     slot in its place, and then in each slot's own unit again; but ways in which they vary more stay as they are, since what sets
     sorts of records apart lies there. A slot that varies with no other stays as it is, and so does one that never varies. The
-    ridge is added to the diagonal of the correlations: a way in which records hardly vary says little. alone: as in Variation.of.
+    ridge is added to the diagonal of the correlations: a way in which records hardly vary says little. alone, least: as in
+    Variation.of.
     """
-    variation = Variation.of(deviations, alone)
+    variation = Variation.of(deviations, alone, least)
     return variation.scaled(torch.sqrt((1 + ridge) / (variation.variances + ridge)).clamp(min=1))
 
 

@@ -54,7 +54,14 @@ def order_lines(random: np.random.Generator) -> Rows:
     return {name: list(values) for name, values in columns.items()} | {"pieces": random.integers(1, 4, N).tolist()}
 
 
-@pytest.mark.parametrize("made", [colours, switches, coupons, one_number, order_lines])
+def two_machines(random: np.random.Generator) -> Rows:
+    """A length is nearly the machine's, and what little it varies by is told by another number."""
+    off = random.normal(size=N)
+    length = 100 * random.integers(1, 3, N) + 0.01 * off
+    return {"length": length.round(6).tolist(), "heat": (off + 0.05 * random.normal(size=N)).round(4).tolist()}
+
+
+@pytest.mark.parametrize("made", [colours, switches, coupons, one_number, order_lines, two_machines])
 def test_it_fits(tmp_path: Path, made: Callable[[np.random.Generator], Rows]) -> None:
     rows = made(np.random.default_rng(0))
     data = tmp_path / "t.csv"

@@ -113,6 +113,19 @@ def test_groups_are_not_taken_for_the_way_in_which_values_vary_together():
     assert whitening(seen, RIDGE, False)[0, 1].abs() > 1
 
 
+@pytest.mark.parametrize("jitter", [0.0, 1e-3], ids=["last bits", "hardly"])
+def test_what_hardly_varies_within_groups_does_not_set_them_apart_by_more_than_it_does(jitter):
+    """The levels of three sorts of records: one in each group, but the middle of a group is a mean, and rounded."""
+    random = np.random.default_rng(3)
+    sort, off = random.integers(0, 3, 6_000), random.normal(size=(6_000, 1))
+    told = np.eye(3)[sort] * [0.3, 0.7, 0.9] + jitter * off
+    seen = torch.from_numpy(np.column_stack([told, 0.01 * off + 1e-3 * random.normal(size=(6_000, 1))]).astype(np.float32))
+    view = View.__new__(View)
+    torch.nn.Module.__init__(view)
+    matrix = Whitened(view, seen - seen.mean(0), dataclasses.replace(TINY, groups=3), random, False).matrix
+    torch.testing.assert_close(matrix, torch.eye(4))
+
+
 def test_the_same_draw_gives_the_same_matrix_and_the_view_of_a_whole_record_is_multiplied_by_it():
     view, seen, slots = seen_in_view(rows(300, seed=1))
     one, two = (Whitened(view, seen, TINY, np.random.default_rng(3), False) for _ in range(2))
