@@ -14,11 +14,13 @@ from training.rules import Rules, RuleSet
 
 
 def words_of(rules: Rules | None, preprocessing: Preprocessing, features: Sequence[Feature]) -> list[str]:
-    """A line for each rule: bounds, relations, and levels that never come together."""
+    """A line for each rule: bounds, whole numbers, relations, and levels that never come together."""
     if rules is None:
         return []
     numbers = [feature.name for feature in features if feature.kind == "numeric"]
-    return [*_bounds(rules.every, numbers), *_relations(rules.every, numbers), *_pairs(rules.every, preprocessing, features)]
+    every = rules.every
+    whole = [f"{numbers[place]}: whole numbers" for place in torch.nonzero(every.whole)[:, 0].tolist()]
+    return [*_bounds(every, numbers), *whole, *_relations(every, numbers), *_pairs(every, preprocessing, features)]
 
 
 def _bounds(rules: RuleSet, numbers: Sequence[str]) -> list[str]:

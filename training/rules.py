@@ -1,4 +1,5 @@
-"""What held for every training record: bounds that values end at, levels that never come together, exact relations of numbers.
+"""What held for every training record: bounds that values end at, numbers that are whole, levels that never come together, exact
+relations of numbers.
 
 A rating of 1 to 5 is never 0, no loan is without its papers, and net and tax make the gross. In a distance among a dozen columns
 one broken rule hardly shows, and a net learns no more than what is usual. Something is a rule where the training records would
@@ -24,6 +25,8 @@ TIES = 20  # training records at the very end of a column's values that make it 
 TREND = 0.3  # correlation with the rows' order from which on a column moves with time, and no end of it is a bound
 YEARS = 1_900, 2_100  # whole numbers between these, too
 MEETINGS = 20.0  # records that would have two levels if these were independent: that none has is chance one time in 5e8
+WHOLE_LEAST = 100  # training records with a whole number in a column that has no others
+WHOLE_MOST = 2.0**24  # beyond, all numbers of float32 are whole
 FEW = 6  # values of a number that are looked at as levels
 LEVELS_MOST = 512  # that are kept apart from others: the graph multiplies by a matrix of so many squared
 
@@ -35,6 +38,7 @@ class RuleSet(nn.Module):
     number_owner: Tensor  # (W, F)
     low: Tensor  # (W,) bounds; beyond all numbers where there is none
     high: Tensor
+    whole: Tensor  # (W,) 1 where all numbers are whole
     few: Tensor  # (P,) numbers that are looked at as levels, and their values
     few_value: Tensor
     apart: Tensor  # (L,) levels that never come with some other one
@@ -54,6 +58,7 @@ class RuleSet(nn.Module):
         )
         self.low, self.high = nn.Buffer(low), nn.Buffer(high)
         self.bounded = bool(((low > -FLOAT32_MOST) | (high < FLOAT32_MOST)).any())
+        self.whole = nn.Buffer(whole_numbers(slots.numbers, there))
         few, value = few_valued(slots.numbers, there)
         self.few, self.few_value = nn.Buffer(few), nn.Buffer(value)
         truths = owner[self.reals : self.reals + self.booleans]
@@ -67,7 +72,7 @@ class RuleSet(nn.Module):
     @property
     def empty(self) -> bool:
         """Whether there is no rule."""
-        return not self.bounded and not len(self.apart) and self.relations is None
+        return not self.bounded and not self.whole.any() and not len(self.apart) and self.relations is None
 
     def forward(self, slots: Slots) -> Tensor:
         """Of records (N, D)."""
@@ -75,6 +80,8 @@ class RuleSet(nn.Module):
         if self.bounded:
             within = (torch.minimum(torch.maximum(numbers, self.low), self.high) == numbers).to(numbers.dtype)
             parts.append(((1 - within) * self._there(slots)) @ self.number_owner)
+        if self.whole.any():
+            parts.append(((1 - is_whole(numbers)) * self.whole) @ self.number_owner)
         if len(self.apart):
             levels = self._levels(slots)[:, self.apart]
             parts.append((levels @ self.never * levels) @ self.level_owner)
@@ -156,6 +163,17 @@ def moves(numbers: NDArray[np.float32]) -> NDArray[np.bool_]:
         )
         found.append(trend > TREND or years)
     return np.array(found, dtype=bool)
+
+
+def is_whole(numbers: Tensor) -> Tensor:
+    """(N, W) 1 where a number is whole, as a 0 for a missing one is."""
+    near = torch.clamp(numbers, -WHOLE_MOST, WHOLE_MOST)
+    return (near.long().to(near.dtype) == near).to(near.dtype)
+
+
+def whole_numbers(numbers: Tensor, there: Tensor) -> Tensor:
+    """(W,) 1 where WHOLE_LEAST of numbers (N, W) or more are there, and all of these are whole."""
+    return ((is_whole(numbers) == 1).all(0) & (there.sum(0) >= WHOLE_LEAST)).to(numbers.dtype)
 
 
 def bounds_of(numbers: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:

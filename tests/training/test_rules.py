@@ -80,6 +80,7 @@ def told(fitted, x):
 BROKEN = {
     "a bound": (lambda x: changed(x, STARS, 0), {STARS}),
     "the other": (lambda x: changed(x, STARS, 6), {STARS}),
+    "a half": (lambda x: changed(x, STARS, 2.5), {STARS}),
     "a pair": (lambda x: changed(changed(x, CHECKED, 0), PRODUCT, LOAN), {CHECKED, PRODUCT}),
     "a sum": (lambda x: changed(x, GROSS, x[:, GROSS] * 1.1 + 1), {NET, TAX, GROSS}),
 }
@@ -149,7 +150,8 @@ def test_what_moves_with_time_has_no_bound(column):
     moving = draw.integers(2019, 2025, 300) if column is None else column
     x = np.column_stack([moving, draw.normal(size=300)]).astype(np.float32)
     features = [Feature(name=name, kind="numeric", integer=True) for name in "ab"]
-    assert rules_of(Preprocessing(features, x), x, folds(300), seed=0) is None
+    rules = rules_of(Preprocessing(features, x), x, folds(300), seed=0)
+    assert (rules.every.bounded, rules.every.whole.tolist()) == (False, [1, 0])
 
 
 def test_levels_are_also_the_values_of_a_number_that_has_few():
@@ -230,11 +232,12 @@ def test_the_exported_graph_tells_what_the_modules_and_an_oracle_do(scorers):
 
 
 def broken_by_hand(record):
-    """How many of the three rules a record breaks."""
+    """How many of the four rules a record breaks."""
     sum_holds = abs(record[NET] + record[TAX] - record[GROSS]) < 0.5
     if np.isnan(record).all():
         return 0
-    return (not 1 <= record[STARS] <= 5) + (record[PRODUCT] == LOAN and not record[CHECKED]) + (not sum_holds)
+    whole = record[STARS] == np.floor(record[STARS])
+    return (not 1 <= record[STARS] <= 5) + (not whole) + (record[PRODUCT] == LOAN and not record[CHECKED]) + (not sum_holds)
 
 
 @pytest.mark.parametrize("how", BROKEN)
@@ -257,8 +260,8 @@ def test_without_rules_the_graph_is_that_of_before(scorers):
 
 def test_the_rules_are_told_in_words(fitted):
     preprocessing, rules = fitted
-    bounds, relation, pair = words_of(rules, preprocessing, ORDERS)
-    assert bounds == "stars: from 1 to 5"
+    bounds, whole, relation, pair = words_of(rules, preprocessing, ORDERS)
+    assert (bounds, whole) == ("stars: from 1 to 5", "stars: whole numbers")
     assert re.fullmatch(r"1 net \+ 1 tax - 1 gross is 0, within 0\.\d+", relation)
     assert pair == "never together: checked false and product loan"
     assert words_of(None, preprocessing, ORDERS) == []
