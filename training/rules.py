@@ -28,6 +28,7 @@ MEETINGS = 20.0  # records that would have two levels if these were independent:
 WHOLE_LEAST = 100  # training records with a whole number in a column that has no others
 WHOLE_MOST = 2.0**24  # beyond, all numbers of float32 are whole
 FEW = 6  # values of a number that are looked at as levels
+RECORDS_MOST = 50_000  # that are looked at
 LEVELS_MOST = 512  # that are kept apart from others: the graph multiplies by a matrix of so many squared
 
 
@@ -138,7 +139,8 @@ class Rules(nn.Module):
 
 def rules_of(preprocessing: Preprocessing, x: NDArray[np.float32], fold: NDArray[np.int8], seed: int) -> Rules | None:
     """Of training records x (N, C) in the table's order, whose folds are (N,); None where there is no rule."""
-    rows = np.sort(np.random.default_rng(seed).permutation(len(x))[: ENCODED_MOST // preprocessing.slots])
+    most = min(RECORDS_MOST, ENCODED_MOST // preprocessing.slots)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(x))[:most])
     slots, own = preprocessing(torch.from_numpy(x[rows])), torch.from_numpy(fold[rows].astype(np.int64))
     moving = torch.from_numpy(moves(x[rows][:, preprocessing.numeric.numpy()]))
     every = RuleSet(preprocessing, slots, moving)
