@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from service.encoding import as_written
@@ -50,19 +50,25 @@ def _relations(rules: RuleSet, numbers: Sequence[str]) -> list[str]:
 
 
 def _pairs(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Feature]) -> list[str]:
-    names = np.array(_levels(rules, preprocessing, features), dtype=object)[rules.apart.numpy()]
-    return [f"never together: {names[i]} and {names[j]}" for i, j in torch.nonzero(rules.never.triu()).tolist()]
+    """A line for each level and each other feature some of whose levels it never comes with."""
+    every = _levels(rules, preprocessing, features)
+    levels = [every[place] for place in rules.apart.tolist()]
+    never = defaultdict[tuple[str, str], list[str]](list)
+    for i, j in torch.nonzero(rules.never.triu()).tolist():
+        other, value = levels[j]
+        never[" ".join(levels[i]), other].append(value)
+    return [f"{level}: never with {other} {', '.join(values)}" for (level, other), values in never.items()]
 
 
-def _levels(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Feature]) -> list[str]:
-    """What RuleSet counts as levels, in its order."""
+def _levels(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Feature]) -> list[tuple[str, str]]:
+    """Feature and value of what RuleSet counts as levels, in its order."""
     by_kind = {kind: [feature for feature in features if feature.kind == kind] for kind in ("boolean", "numeric", "categorical")}
-    told = [f"{feature.name} {truth}" for truth in ("true", "false") for feature in by_kind["boolean"]]
+    told = [(feature.name, truth) for truth in ("true", "false") for feature in by_kind["boolean"]]
     few = zip(rules.few.tolist(), rules.few_value.tolist(), strict=True)
-    told += [f"{by_kind['numeric'][place].name} {as_written(value):g}" for place, value in few]
+    told += [(by_kind["numeric"][place].name, f"{as_written(value):g}") for place, value in few]
     group, level, shared = preprocessing.slot_group, preprocessing.slot_level, preprocessing.shared
     for g, slot in zip(group.tolist(), level.tolist(), strict=True):
         feature = by_kind["categorical"][g]
         known = slot < shared[g] and slot < len(feature.categories)
-        told.append(f"{feature.name} {feature.categories[int(slot)] if known else 'of the rarer or new ones'}")
+        told.append((feature.name, str(feature.categories[int(slot)]) if known else "of the rarer or new ones"))
     return told

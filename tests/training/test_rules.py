@@ -263,5 +263,5 @@ def test_the_rules_are_told_in_words(fitted):
     bounds, whole, relation, pair = words_of(rules, preprocessing, ORDERS)
     assert (bounds, whole) == ("stars: from 1 to 5", "stars: whole numbers")
     assert re.fullmatch(r"1 net \+ 1 tax - 1 gross is 0, within 0\.\d+", relation)
-    assert pair == "never together: checked false and product loan"
+    assert pair == "checked false: never with product loan"
     assert words_of(None, preprocessing, ORDERS) == []
