@@ -14,6 +14,8 @@ from training.fit import fit_nets
 from training.preprocessing import Preprocessing
 from training.presence import presence_of, regress
 
+from .made import folds
+
 FLIGHTS = (
     Feature(name="distance", kind="numeric", low=100, high=900),
     Feature(name="cancelled", kind="boolean"),
@@ -36,10 +38,6 @@ def flights(n, seed=0):
     x[cancelled, DAY] = np.nan
     x[draw.random(n) < 0.2, GATE] = np.nan
     return x
-
-
-def folds(n, k=4):
-    return (np.arange(n) % k).astype(np.int8)
 
 
 @pytest.fixture(scope="module")
