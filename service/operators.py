@@ -219,6 +219,7 @@ RULES: dict[str, Rule] = {
     "Gemm": _product,
     "Identity": _same,
     "MatMul": _product,
+    "ReduceMax": _reduced,
     "ReduceMin": _reduced,
     "Reshape": _reshape,
     "Shape": _shape,

@@ -25,8 +25,9 @@ from training.levels import without_their_own
 from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.presence import presence_of
+from training.regressions import regressions_of
 from training.rules import rules_of
-from training.scorer import Scorer, judge, weighed
+from training.scorer import Scorer, Weights, judge, weighed
 from training.stable import total
 from training.vae import VAE
 from training.views import View
@@ -49,11 +50,15 @@ def build(
     held (n, C): the records held out, which set the scale of the surprise. Where there are none, the training records judged
     without themselves do, and their answers come with the scorer: they are what calibrates it.
     """
-    weights = (config.net_weight, 1.0, config.centres_weight, config.presence_weight, config.rules_weight)
+    weights = Weights(
+        (config.net_weight, 1.0, config.centres_weight), config.regressions_weight, config.presence_weight, config.rules_weight
+    )
     scorer = Scorer(preprocessing, nets, config.score, weights).eval()
     judges: list[Memory | Centres | ByFold] = []
     with torch.no_grad():
         if config.score == "surprise":
+            if config.regressions_weight:
+                scorer.regressions = regressions_of(preprocessing, x, fold, config.regression, config.seed)
             scorer.presence = presence_of(preprocessing, x, fold, config.presence, config.seed)
             scorer.rules = rules_of(preprocessing, x, fold, config.seed) if config.rules_weight else None
             judges = remember(scorer, x, config, None if len(held) else torch.from_numpy(fold))

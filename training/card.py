@@ -23,8 +23,8 @@ SCORES = {
     "surprise": (
         "The score is a surprise, in nats. Several small variational autoencoders, each trained without one part of the "
         "records, give a reconstruction error; a memory of training records gives the distance to the nearest of them, and their "
-        "centres the distance to what is common. Where the other columns tell whether a value should be there, how unlikely it "
-        "is which values are missing is one more term, and rules that every training record keeps are another. "
+        "centres the distance to what is common. Where the other columns tell what a number should be, how far it is off is one "
+        "more term, so is how unlikely it is which values are missing, and so are rules that every training record keeps. "
         "Each of these terms becomes −log of its tail probability among normal records that it was not fitted to; their "
         "weighted squares are added, the nets' and the centres' with less weight than the memory's, and the score is −log of the "
         "tail probability of the root of that sum. A score of 4.6 nats is "

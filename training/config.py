@@ -59,8 +59,10 @@ class Config:
     ridge: float = 0.01  # added to the variance of each direction, in means
     net_weight: float = 0.75  # of the square of the nets' surprise in the sum with that of the memory
     centres_weight: float = 0.7  # of the centres'
+    regressions_weight: float = 1.0  # of the square of how odd a number is by the others
     presence_weight: float = 1.5  # of the square of how odd it is which values are missing
     rules_weight: float = 1.0  # of the square of how odd it is that rules are broken
+    regression: float = 0.25  # share of a number's variance that its others must explain, for it to be judged by them
     presence: float = 0.25  # share of the deviance of a column's gaps that its others must explain, for the gaps to count
     threads: int = 1  # of torch; fixed, since another number adds in another order, and small nets gain nothing from more
 

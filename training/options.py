@@ -21,9 +21,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # The least value of a setting, where that is not 1 for a whole number and more than 0 for any other; and the largest, if any.
 LEAST = {"seed": 0, "nets": 2, "calibration_from": 0, "calibration_from_in_order": 0, "memory": 2, "pool": 2}
-LEAST |= dict.fromkeys(
-    ("noise", "mask", "locality", "net_weight", "centres_weight", "presence_weight", "rules_weight", "presence"), 0
-)
+LEAST |= dict.fromkeys(("noise", "mask", "locality", "regression", "presence"), 0)
+LEAST |= {field.name: 0 for field in fields(Config) if field.name.endswith("_weight")}
 MOST = {"mask": 1, "nets": 128, "seed": 2**53}  # folds are numbered in int8; torch takes 64 bits of a thousand seeds
 SHARES = ("target_fpr", "calibration_share")  # below 1
 

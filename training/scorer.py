@@ -8,7 +8,6 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.manifest import ScoreKind
@@ -19,50 +18,24 @@ from training.gaps import counts_of
 from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.presence import Presence
+from training.regressions import Regressions
 from training.rules import Rules
-from training.stable import log, total
+from training.stable import LEAST, log, total
+from training.tail_curve import FLOOR, TailCurve
 from training.vae import VAE
 
-# Tail probabilities at the knots of a surprise, before the fitted tail.
-LEVELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15)
-TAIL, TAIL_RECORDS, TAIL_MOST = 0.1, 10, 0.5  # share of the reference in the fitted tail: this, or so many records, at most
-# The steepest slopes that a float32 bears: the last bit of a value must stay a last bit of the score.
-MEAN_EXCESS_LEAST, KNOT_LEAST = 0.05, 0.02
-FLOOR, FLOOR_OF_MEAN, FLOOR_LEAST = 1e-3, 1e-6, 1e-12
 PRESENT_LEAST = 0.5  # share of the columns: of records with fewer, the nets have learned nothing (config.mask)
 NETS_LEAST = 0.02  # nats a real slot: a fiftieth of a sigma off, where the nets' error is made of last digits
 DISTANCE_LEAST = 1e-3  # of a column's range: of records that repeat, distances are made of last digits
 
 
-class TailCurve(NamedTuple):
-    """A value -> -log of its tail probability among normal records, in nats: piecewise linear, endless after its last knot.
+class Weights(NamedTuple):
+    """Of the squares of the surprises in their sum."""
 
-    The knots are quantiles of the reference values. Beyond the last it has the slope that their mean excess tells, so that it
-    goes on rising where no reference value reaches. A term's distances are taken by their log, which makes that a Pareto tail
-    with Hill's estimate (1975); what is in nats already is taken as it is: an exponential tail.
-    """
-
-    floor: float  # below, a value counts as this
-    knots: NDArray[np.float64]  # (K,) values, or their logs
-    slopes: NDArray[np.float64]  # (K,) after each knot, nats per unit of the value, or of its log
-    least: float  # nats, of a value at or below the first knot
-
-    @classmethod
-    def through(cls, reference: NDArray[np.float32], by_log: bool, least: float = FLOOR_LEAST) -> TailCurve:
-        """The curve that the reference values (n,) tell; those below `least` count as that."""
-        known = np.sort(reference.astype(np.float64))
-        tail = min(TAIL_MOST, max(TAIL, TAIL_RECORDS / len(known)))
-        # far below where the tail begins, a distance is the last bits of other numbers
-        floor = float(max(FLOOR * np.quantile(known, 1 - tail), FLOOR_OF_MEAN * known.mean(), least))
-        known = np.log(np.maximum(known, floor)) if by_log else known
-        levels = np.array([level for level in LEVELS if level > tail] + [tail])
-        knots = np.quantile(known, 1 - levels)
-        last = np.append(np.diff(knots) > KNOT_LEAST, True)  # of equal knots the last, whose surprise is largest
-        knots, surprises = knots[last], -np.log(levels[last])
-        excess = known - knots[-1]
-        excess = excess[excess > 0]
-        end = 1 / max(excess.mean() if len(excess) else 1.0, MEAN_EXCESS_LEAST)
-        return cls(floor, knots, np.append(np.diff(surprises) / np.diff(knots), end), float(surprises[0]))
+    distances: tuple[float, float, float]  # the nets', the memory's and the centres'
+    regressions: float
+    presence: float
+    rules: float
 
 
 class Surprises(nn.Module):
@@ -112,19 +85,17 @@ class Scorer(nn.Module):
     """Preprocessing, nets, memory, centres and their surprises, fused."""
 
     distances: list[Memory | Centres]
+    regressions: Regressions | None
     presence: Presence | None
     rules: Rules | None
 
-    def __init__(self, preprocessing: Preprocessing, nets: list[VAE], kind: ScoreKind, weights: Sequence[float]) -> None:
-        """A scorer of fitted nets; for the surprise, calibrate.py adds the rest: memory, centres, presence.
-
-        weights: of the squares of the surprises of the nets, the memory, the centres and the gaps in their sum.
-        """
+    def __init__(self, preprocessing: Preprocessing, nets: list[VAE], kind: ScoreKind, weights: Weights) -> None:
+        """A scorer of fitted nets; for the surprise, calibrate.py adds the rest: memory, centres, and what the others tell."""
         super().__init__()
-        self.preprocessing, self.kind, self.weights = preprocessing, kind, tuple(weights)
+        self.preprocessing, self.kind, self.weights = preprocessing, kind, weights
         self.ensemble = Ensemble(preprocessing, nets)
         self.distances = cast("list[Memory | Centres]", nn.ModuleList())
-        self.presence, self.rules = None, None
+        self.regressions, self.presence, self.rules = None, None, None
 
     @property
     def nets(self) -> list[VAE]:
@@ -139,10 +110,20 @@ class Scorer(nn.Module):
             score, contributions = self.join(self.terms(slots, evidence, out))
         else:
             score, contributions = judge(self.kind, evidence)
-        return Answer(score, evidence.nats, total(evidence.error), contributions, self.preprocessing.restore(out))
+        return Answer(score, evidence.nats, total(evidence.error), contributions, self.expected(slots, out))
+
+    def expected(self, slots: Slots, out: Tensor) -> Tensor:
+        """(N, C) what is expected of records, in the units of x: of numbers that others tell by these alone, else by the nets."""
+        by_the_nets = self.preprocessing.restore(out)
+        if self.regressions is None:
+            return by_the_nets
+        columns = self.preprocessing.columns
+        place = np.arange(columns)
+        place[self.regressions.columns] = columns + np.arange(len(self.regressions.columns))
+        return torch.cat([by_the_nets, self.regressions.expected(slots)], 1)[:, torch.from_numpy(place)]
 
     def terms(self, slots: Slots, evidence: Elbo, out: Tensor) -> list[Term]:
-        """What the surprise looks at: the nets' error, distances to remembered records, and which values are missing.
+        """What the surprise looks at: the nets' error, distances to remembered records, and what the other values tell.
 
         Where values are missing, the others count as much more, so that a record with gaps compares with one without.
         """
@@ -152,9 +133,9 @@ class Scorer(nn.Module):
         return [*terms, *(told(slots) for told in self.in_nats)]
 
     @property
-    def in_nats(self) -> list[Presence | Rules]:
+    def in_nats(self) -> list[Regressions | Presence | Rules]:
         """What tells nats, which need no curve."""
-        return [told for told in (self.presence, self.rules) if told is not None]
+        return [told for told in (self.regressions, self.presence, self.rules) if told is not None]
 
     def scale(self, slots: Slots) -> Tensor:
         """(N, 1) columns of x over those that have a value, 2 at most."""
@@ -175,16 +156,16 @@ class Scorer(nn.Module):
         """Sets the surprises by the values (n, T) of the terms of normal records that they were not made from."""
         least = [NETS_LEAST * max(1, self.preprocessing.reals)] + [DISTANCE_LEAST] * len(self.distances)
         curves = [TailCurve.through(column.numpy(), True, floor) for column, floor in zip(values.T, least, strict=False)]
-        self.each = Surprises(curves, by_log=True, weights=[math.sqrt(weight) for weight in self.weights[: len(curves)]])
+        self.each = Surprises(curves, by_log=True, weights=[math.sqrt(weight) for weight in self.weights.distances])
         joint = torch.sqrt(total(self.surprises(values) ** 2))
         self.together = Surprises([TailCurve.through(joint[:, 0].numpy(), by_log=False)], by_log=False, weights=[1.0])
 
     def surprises(self, values: Tensor) -> Tensor:
-        """(N, T) the weighted surprises of the terms' values (N, T); which are missing is in nats already, and comes last."""
-        scaled = len(self.each.curves)
+        """(N, T) the weighted surprises of the terms' values (N, T); what is in nats already comes last."""
         if not self.in_nats:
             return cast(Tensor, self.each(values))
-        weights = [weight for weight, told in zip(self.weights[3:], (self.presence, self.rules), strict=True) if told is not None]
+        scaled, every = len(self.each.curves), zip(self.weights[1:], (self.regressions, self.presence, self.rules), strict=True)
+        weights = [weight for weight, told in every if told is not None]
         return torch.cat([self.each(values[:, :scaled]), values[:, scaled:] * torch.tensor(weights).sqrt()], 1)
 
     def join(self, terms: list[Term]) -> tuple[Tensor, Tensor]:
@@ -200,8 +181,17 @@ class Scorer(nn.Module):
         score = self.together(torch.sqrt(square))
         floors = [*(curve.floor for curve in self.each.curves), *(FLOOR for _ in self.in_nats)]
         rates = torch.split(squares / (values + torch.tensor(floors)), 1, 1)
-        parts = [share_out(rate, term.parts, floor) for rate, term, floor in zip(rates, terms, floors, strict=True)]
-        return score, share_out(score / (square + FLOOR), sum(parts[1:], parts[0]), FLOOR)
+        sided = self.sided
+        every = list(zip(rates, terms, floors, strict=True))
+        clear = [share_out(rate, term.parts, floor) for k, (rate, term, floor) in enumerate(every) if k not in sided]
+        whole = sum(clear[1:], clear[0])
+        sides = [share_out(rate, blamed(term, whole), floor) for k, (rate, term, floor) in enumerate(every) if k in sided]
+        return score, share_out(score / (square + FLOOR), sum(sides, whole), FLOOR)
+
+    @property
+    def sided(self) -> set[int]:
+        """Which terms tell of contradictions, and not which of their sides is wrong."""
+        return {k for k, told in enumerate(self.in_nats, len(self.each.curves)) if not isinstance(told, Presence)}
 
 
 def weighed(evidence: Elbo, scale: Tensor) -> Term:
@@ -216,6 +206,12 @@ def share_out(rate: Tensor, parts: Tensor, floor: float) -> Tensor:
     The floor is shared out evenly: a record that is like a remembered one to the last bit has no distance to tell features apart.
     """
     return (parts + floor / int(parts.shape[1])) * rate
+
+
+def blamed(term: Term, others: Tensor) -> Tensor:
+    """(N, F) the parts of a term, each weighed by what the other terms (N, F) say of that feature."""
+    parts = term.parts * (others + FLOOR)
+    return parts * (term.value / total(parts).clamp(min=LEAST))
 
 
 def judge(kind: ScoreKind, evidence: Elbo) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,11 @@ import numpy as np
 
 from tests.reference import elbo_numpy
 
-FLOOR, LIMIT, WEIGHTS, FILLED, PRESENT_LEAST = 1e-3, 1e9, (0.75, 1.0, 0.7, 1.5), 0.5, 0.5
+FLOOR, LIMIT, WEIGHTS, FILLED, PRESENT_LEAST = 1e-3, 1e9, (0.75, 1.0, 0.7, 1.0, 1.5), 0.5, 0.5
 
 
-def record_surprise(features, x, fitted, nets, memory, centres, presence, lines, sigma):
-    """(score, contributions (F,)) of one record x (C,). memory, centres, presence: dicts; lines: of the terms and the sum."""
+def record_surprise(features, x, fitted, nets, memory, centres, regressions, presence, lines, sigma):
+    """(score, contributions (F,)) of one record x (C,). lines: of the terms and the sum; what comes before: dicts."""
     y, seen = elbo_numpy.encode(features, x, fitted)
     scale = 1 / max(1 - np.isnan(x).mean(), PRESENT_LEAST)
     error = np.mean([elbo_numpy.record_elbo(features, x, fitted, net, sigma)[0] for net in nets], axis=0) * scale
@@ -30,8 +30,12 @@ def record_surprise(features, x, fitted, nets, memory, centres, presence, lines,
     told = [weight * surprise(np.log(max(part.sum(), line.floor)), line) ** 2 for part, line, weight in each]
     shared = [share(s, part, line.floor) for s, (part, line, _) in zip(told, each, strict=True)]
     nats = presence_nats(y, presence)
-    told.append(WEIGHTS[-1] * (nats**2).sum())
+    told.append(WEIGHTS[4] * (nats**2).sum())
     shared.append(share(told[-1], nats**2 @ presence["ownership"] / np.sqrt((nats**2).sum()), FLOOR))
+    sides = regression_parts(numbers, y, ~seen, regressions)
+    blamed = sides * (sum(shared) + FLOOR)
+    told.append(WEIGHTS[3] * sides.sum() ** 2)
+    shared.append(share(told[-1], blamed * sides.sum() / max(blamed.sum(), 1e-30), FLOOR))
     score = surprise(np.sqrt(sum(told)), lines[-1])
     return score, share(score, sum(shared), FLOOR)
 
@@ -70,6 +74,22 @@ def centre_parts(values, counts, missing, centres):
     exact = gaps[nearest] * counts + missing * centres["unknown"]
     parts = exact @ centres["ownership"] + centres["scatter"][nearest] / centres["ownership"].shape[1]
     return parts / np.sqrt(parts.sum())
+
+
+def regression_parts(numbers, y, missing, told):
+    """(F,) each feature's part of how far the farthest number is from what the others tell; half is theirs."""
+    standard = y[: len(numbers)].copy()
+    for k, place in enumerate(told["standard.amount"].astype(int)):
+        away = np.clip(numbers[place] / told["standard.unit"][k], -LIMIT, LIMIT)
+        bent = np.sign(away) * ((1 + abs(away)) ** (1 / 8) - 1)
+        standard[place] = 0 if missing[place] else (bent - told["standard.centre"][k]) / told["standard.scale"][k]
+    seen = np.clip(np.concatenate([standard, y[len(numbers) :]]), -3, 3)
+    away = np.abs(standard - seen @ told["weight"] - told["bias"]) / (told["most"] + missing @ told["doubt"])
+    share = (away / max(away.max(), 1e-30)) ** 8
+    share = share / max(share.sum(), 1e-30)
+    pulls = np.abs(seen - told["mean"]) * (share @ told["pull"])
+    parts = share @ told["ownership"] + pulls @ told["slot_ownership"] / max(pulls.sum(), 1e-30)
+    return parts / 2 * max(away.max() - told["begin"], 0) * told["slope"]
 
 
 def presence_nats(y, presence):

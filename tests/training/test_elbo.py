@@ -123,6 +123,7 @@ def test_the_surprise_of_torch_and_onnx_agrees_with_the_oracle(fitted, exported,
     views = numbers(white.view) | numbers(white) | {"steps": white.steps}, numbers(wide)
     memory, centres = (numbers(part) | view for part, view in zip(scorer.distances, views, strict=True))
     memory |= {"neighbours": scorer.distances[0].neighbours, "candidates": scorer.distances[0].candidates}
+    regressions = numbers(scorer.regressions) | {"begin": scorer.regressions.begin, "slope": scorer.regressions.slope}
     told = [
         surprise_numpy.record_surprise(
             FEATURES,
@@ -131,6 +132,7 @@ def test_the_surprise_of_torch_and_onnx_agrees_with_the_oracle(fitted, exported,
             [numbers(net) for net in nets],
             memory,
             centres,
+            regressions,
             numbers(scorer.presence),
             (*scorer.each.curves, *scorer.together.curves),
             TINY.sigma,

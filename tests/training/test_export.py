@@ -14,8 +14,8 @@ from .mixed import odd_rows, rows
 ALLOWED = set(
     """
     Abs Add And ArgMax ArgMin Cast Clip Concat Constant ConstantOfShape Div Equal Exp Expand Gather GatherElements Gemm
-    Greater Identity IsNaN Less LessOrEqual Log MatMul Max Min Mul Neg Not Pow Reciprocal ReduceMin Relu Reshape Shape Sigmoid
-    Sign Slice Softmax Split Sqrt Squeeze Sub Tanh TopK Transpose Unsqueeze Where
+    Greater Identity IsNaN Less LessOrEqual Log MatMul Max Min Mul Neg Not Pow Reciprocal ReduceMax ReduceMin Relu Reshape Shape
+    Sigmoid Sign Slice Softmax Split Sqrt Squeeze Sub Tanh TopK Transpose Unsqueeze Where
     """.split()  # noqa: SIM905  # a list of words reads better so
 )
 

@@ -25,7 +25,7 @@ TIMES = (2, 6)
 def made():
     """(scorer, its graphs, x) of a table that has all kinds of columns so many times, by how many."""
 
-    config = dataclasses.replace(TINY, rules_weight=0)  # of many columns drawn by chance some keep a rule
+    config = dataclasses.replace(TINY, rules_weight=0, regressions_weight=0)  # of many columns drawn by chance some keep a rule
 
     def make(times):
         features = [feature.model_copy(update={"name": f"{feature.name}{i}"}) for i in range(times) for feature in FEATURES]
