@@ -66,7 +66,8 @@ bench-detection: install  ## detection quality on labelled tables (DATA=folder o
 bench-serving: install  ## the service's speed over HTTP, beside an echo and plain FastAPI (needs wrk and two quiet cores)
 	$(BIN)/python benchmarks/serving.py
 
-bench-graph: install  ## a model's scorer graph beside its own matrix products (MODEL=folder of the model)
+bench-graph: MODEL ?= models/example
+bench-graph: install  ## a model's scorer graph beside its own matrix products (MODEL=folder of the model; the example)
 	$(BIN)/python benchmarks/graph.py $(MODEL)
 
 bench-gpu: install  ## a GPU beside the CPU of the same machine: from how many records on it is the quicker
