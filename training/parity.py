@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ GOLDEN = 16  # records, and so many more at most for what is expected of them
 OCTANTS = 8  # of a day, a week or a year
 TWICE = 2  # records of which a thing is expected: service/detector.py lets one of each column differ
 PROVED = 1_000  # records, at most
+MIXED, EXCHANGED, LACKING = 500, 0.3, 0.1  # records, about, and shares of their values that are another's, and missing
 EDGE = np.finfo(np.float32).max
 
 
@@ -32,8 +34,8 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
     """Golden records: of the records x (n, C) that calibrate, from the least to the most odd, and the edges of what can come.
 
     The edges: no value at all, the largest and smallest numbers, and unknown categories. And records of which different
-    categories and times are expected, so that no branch of the graph goes unseen. Where there are any of which no last bits
-    decide, as another build of onnxruntime may have them, the others are left out.
+    categories and times are expected, and some that contradict themselves, so that no branch of the graph goes unseen. Where
+    there are any of which no last bits decide, as another build of onnxruntime may have them, the others are left out.
     """
     order = np.argsort(session.run(x, explain=False).score, kind="stable")
     order = order[np.unique(np.linspace(0, len(order) - 1, PROVED).astype(int))]
@@ -48,7 +50,7 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
             large[at], small[at] = EDGE, -EDGE
         elif feature.kind == "categorical":
             large[at] = len(feature.categories)
-    rows = np.concatenate([x[chosen], [nothing, large, small]])
+    rows = np.concatenate([x[chosen], contradicting(scorer, x[order], features), [nothing, large, small]])
     told = session.run(rows, explain=True)
     return tuple(
         Golden(
@@ -61,6 +63,32 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
         )
         for i in range(len(rows))
     )
+
+
+def contradicting(scorer: Scorer, x: NDArray[np.float32], features: Sequence[Feature]) -> NDArray[np.float32]:
+    """(m, C) records made of others' (n, C) values: the oddest by each term that tells of contradictions, without gaps and with.
+
+    Such terms are 0 for nearly all that is normal, so that nothing else would show whether they are as they were.
+    """
+    draw = np.random.default_rng(0)
+    mixed = np.repeat(x, math.ceil(MIXED / len(x)), axis=0)
+    for at in column_slices(features):
+        other = draw.random(len(mixed)) < EXCHANGED
+        mixed[other, at] = x[draw.integers(len(x), size=np.count_nonzero(other)), at]
+    lacking = mixed.copy()
+    for at in column_slices(features):
+        lacking[draw.random(len(mixed)) < LACKING, at] = np.nan
+    found: list[NDArray[np.float32]] = []
+    with torch.no_grad():
+        for rows in (mixed, lacking):
+            records = torch.from_numpy(rows)
+            clear = ~scorer.ambiguous(records, UNCLEAR)
+            slots = scorer.preprocessing(records)
+            for told in scorer.in_nats:
+                value = torch.where(clear, told(slots).value[:, 0], 0.0)
+                if value.max() > 0:
+                    found.append(rows[int(value.argmax())])
+    return np.array(found, np.float32).reshape(-1, x.shape[1])
 
 
 def with_others_expected(

@@ -8,13 +8,15 @@ itself, the other terms know better.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.memory import Term
-from training.preprocessing import ENCODED_MOST, LIMIT, SCALE_LEAST, Preprocessing, Slots
+from training.preprocessing import LIMIT, SCALE_LEAST, Preprocessing, Slots
 from training.presence import FAR
 from training.relations import COMMONEST, commonest
 from training.ridge import VARIANCE_LEAST, Fits, fit, mean_of
@@ -29,6 +31,7 @@ NEVER = 1e30  # standard deviations that a number may be off which the others do
 DOUBLINGS = 3  # of the power of the deviations by which they share the term: nearly all of it is the largest one's
 PULL = 0.5  # of the blame goes to the values that tell otherwise: a contradiction has two sides
 RECORDS_MOST, SLOTS_MOST = 20_000, 1_500
+WORK_MOST = 1 << 33  # records times the square of the slots: of wide tables fewer records are looked at
 LOW, UNITS = 0.01, 4.0  # the quantile of a column of amounts, all above 0, that is so many units from 0 in a bend much like a log
 BETTER = 0.1  # nats a record by which it has to be likelier with that
 
@@ -168,6 +171,30 @@ def telling(numbers: Tensor, slots: Slots) -> Tensor:
     return every.clamp(-FAR, FAR)
 
 
+class Attempt(NamedTuple):
+    """Numbers of training records (n, D) in some way, each told by the others."""
+
+    standard: Standard
+    numbers: Tensor  # (n, W)
+    seen: Tensor  # (n, D) as telling
+    fits: Fits
+    lost: Tensor  # (W,) the mean square of what the regressions leave, each of the records that it has not seen
+    variance: Tensor  # (W,)
+    likelihood: Tensor  # (W,) nats a record, but for a constant, given the others (Box & Cox 1964)
+
+
+def attempt(preprocessing: Preprocessing, slots: Slots, there: Tensor, fold: Tensor, amount: Tensor, unit: Tensor) -> Attempt:
+    """With the numbers at `amount` (A,) bent from 0 on, by their units (W,); there (n, W): which are, fold (n,): of records."""
+    standard = Standard(preprocessing, slots, amount, unit[amount])
+    numbers = standard(slots)
+    seen = telling(numbers, slots).double()
+    fits, kept = fit(seen, there, fold), seen[:, : there.shape[1]]
+    lost = mean_of((kept - fits.honest(seen, fold).clamp(-FAR, FAR)) ** 2, there)
+    variance = mean_of((kept - mean_of(kept, there)) ** 2, there)
+    likelihood = standard.steepness(slots) - lost.clamp(min=REST**2).log() / 2
+    return Attempt(standard, numbers.double(), seen, fits, lost, variance, likelihood)
+
+
 def regressions_of(
     preprocessing: Preprocessing, x: NDArray[np.float32], fold: NDArray[np.int8], least: float, seed: int
 ) -> Regressions | None:
@@ -178,52 +205,32 @@ def regressions_of(
     width, count = preprocessing.slots, preprocessing.numerics
     if not count or width > SLOTS_MOST:
         return None
-    rows = np.random.default_rng(seed).permutation(len(x))[: min(RECORDS_MOST, ENCODED_MOST // width)]
+    rows = np.random.default_rng(seed).permutation(len(x))[: min(RECORDS_MOST, WORK_MOST // width**2)]
     slots, own = preprocessing(torch.from_numpy(x[rows])), torch.from_numpy(fold[rows].astype(np.int64))
     there = slots.seen[:, :count] > 0
-    standard = shaped(preprocessing, slots, there, own)
-    numbers = standard(slots).double()
-    seen = telling(numbers, slots).double()
-    fits = fit(seen, there, own)
-    lost, variance = lost_by(fits, seen, there, own)
-    varies = (variance > VARIANCE_LEAST) & torch.from_numpy(commonest(slots.numbers.numpy()) <= COMMONEST)
-    told = fits.made & varies & (lost <= (1 - least) * variance)
+    best = likeliest(preprocessing, slots, there, own)
+    varies = (best.variance > VARIANCE_LEAST) & torch.from_numpy(commonest(slots.numbers.numpy()) <= COMMONEST)
+    told = best.fits.made & varies & (best.lost <= (1 - least) * best.variance)
     if not told.any():
         return None
-    away = torch.where(there, (numbers - fits.honest(seen, own)).abs(), torch.nan)
+    away = torch.where(there, (best.numbers - best.fits.honest(best.seen, own)).abs(), torch.nan)
     most = torch.where(told, torch.nanquantile(away, NEARLY_ALL, dim=0) + REST, NEVER)
-    regressions = Regressions(preprocessing, standard, fits.float(), most.float(), seen.float())
+    regressions = Regressions(preprocessing, best.standard, best.fits.float(), most.float(), best.seen.float())
     regressions.refer(slots, own)
     return regressions
 
 
-def shaped(preprocessing: Preprocessing, slots: Slots, there: Tensor, fold: Tensor) -> Standard:
-    """The numbers of records (N, D), there or not (N, W), each by the bend under which it is likelier, given the others.
+def likeliest(preprocessing: Preprocessing, slots: Slots, there: Tensor, fold: Tensor) -> Attempt:
+    """The numbers as the nets see them, but those from 0 on that are above 0 in all records and likelier so, given the others.
 
-    That by which the nets see it, or where all are above 0 one much like a logarithm: the likelihood of Box & Cox (1964) of a
-    regression. Within each sort of record amounts often spread by their logarithm, which of all together does not show.
+    Within each sort of record amounts often spread by their logarithm, which of all together does not show.
     """
     known = torch.where(there, slots.numbers, torch.nan).double()
     unit = torch.nanquantile(known, LOW, dim=0).nan_to_num(0.0).float() / UNITS
     amount = torch.nonzero(((slots.numbers > 0) | ~there).all(0) & (unit > 0))[:, 0]
-    plain = Standard(preprocessing, slots, amount[:0], unit[:0])
+    plain = attempt(preprocessing, slots, there, fold, amount[:0], unit)
     if not len(amount):
         return plain
-    bent = Standard(preprocessing, slots, amount, unit[amount])
-    gain = likelihood(bent, slots, there, fold) - likelihood(plain, slots, there, fold)
+    gain = attempt(preprocessing, slots, there, fold, amount, unit).likelihood - plain.likelihood
     amount = amount[gain[amount] > BETTER]
-    return Standard(preprocessing, slots, amount, unit[amount])
-
-
-def likelihood(standard: Standard, slots: Slots, there: Tensor, fold: Tensor) -> Tensor:
-    """(W,) nats a record, but for a constant, of each number given the others, by the regressions without its fold."""
-    seen = telling(standard(slots), slots).double()
-    lost, _ = lost_by(fit(seen, there, fold), seen, there, fold)
-    return standard.steepness(slots) - lost.clamp(min=REST**2).log() / 2
-
-
-def lost_by(fits: Fits, seen: Tensor, there: Tensor, fold: Tensor) -> tuple[Tensor, Tensor]:
-    """(W,) the mean square of what honest regressions leave of the numbers in (N, D), there or not (N, W); and their variance."""
-    numbers = seen[:, : there.shape[1]]
-    lost = mean_of((numbers - fits.honest(seen, fold).clamp(-FAR, FAR)) ** 2, there)
-    return lost, mean_of((numbers - mean_of(numbers, there)) ** 2, there)
+    return attempt(preprocessing, slots, there, fold, amount, unit) if len(amount) else plain

@@ -1,11 +1,22 @@
-"""Golden records: among them are some of which each category and each part of a day is expected."""
+"""Golden records: among them are some of which each category and each part of a day is expected, and some that contradict
+themselves, so that a graph with other weights anywhere is refused."""
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
 
-from service.manifest import Feature
-from training.parity import GOLDEN, with_others_expected
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from service.detector import Detector
+from service.manifest import BundleError, Feature
+from training.parity import GOLDEN, contradicting, with_others_expected
+
+from .mixed import FEATURES as MIXED
+from .mixed import rows
 
 FEATURES = [
     Feature(name="kind", kind="categorical", categories=("a", "b", "c"), missing_rate=0.0),
@@ -50,3 +61,27 @@ def test_so_many_categories_do_not_make_a_manifest_grow_without_end():
 def test_numbers_alone_need_no_more_records():
     chosen = with_others_expected(FIRST, np.arange(30, dtype=np.float32)[:, None], FEATURES[1:2])
     assert list(chosen) == [0, 1]
+
+
+def test_some_contradict_themselves_by_each_term_that_looks_for_it_without_gaps_and_with(exported):
+    scorer, _ = exported("surprise")
+    made = contradicting(scorer, rows(300, seed=5), MIXED)
+    slots = scorer.preprocessing(torch.from_numpy(made))
+    for told in (scorer.regressions, scorer.presence):
+        assert (told(slots).value > 1).sum() >= 2
+    assert 2 <= np.isnan(made).any(1).sum() <= len(made)
+    assert len(contradicting(exported("elbo")[0], rows(300, seed=5), MIXED)) == 0
+
+
+@pytest.mark.parametrize("module", ["regressions", "presence", "rules", "distances.0", "distances.1"])
+def test_other_weights_of_any_term_are_seen(bundle, module):
+    graph = onnx.load_from_string(bundle.files["scorer.onnx"])
+    multiplied = {name for node in graph.graph.node if node.op_type in ("Gemm", "MatMul") for name in node.input}
+    names = [tensor.name for tensor in graph.graph.initializer if tensor.name.startswith(module) and tensor.name in multiplied]
+    assert names
+    for name in names:
+        graph = onnx.load_from_string(bundle.files["scorer.onnx"])
+        tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(-3), name))
+        with pytest.raises(BundleError, match="golden"):
+            Detector(dataclasses.replace(bundle, files={**bundle.files, "scorer.onnx": graph.SerializeToString()}), "cpu")
