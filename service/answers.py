@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from service.batch import Batch, Change
 from service.calibration import SEVERITIES
+from service.contributions import NOTHING, Explainer, floats
 from service.detector import Scores
 from service.encoding import Limits
 from service.errors import not_scorable
-from service.explain import NOTHING, Explainer, floats
 from service.manifest import Manifest
 from service.what_if import WhatIf
 

@@ -12,10 +12,10 @@ from service.answers import write_warnings
 from service.batch import Change, Explain
 from service.calibration import SEVERITIES
 from service.constants import constants
+from service.contributions import Explainer
 from service.detector import Detector, Scores
 from service.encoding import Limits
-from service.explain import Explainer
-from service.tables import BadRows, Batch
+from service.tables import BadRows, TableBatch
 from service.tally import Tally
 
 SCORES = (
@@ -43,7 +43,7 @@ class Results:
         self._explainer, self._limits = Explainer(detector.manifest), Limits(detector.manifest.features)
         self._constants = constants(detector.manifest.dropped)
 
-    def of(self, batch: Batch) -> list[Array]:
+    def of(self, batch: TableBatch) -> list[Array]:
         """The columns of all rows of a batch, as `fields` says. Raises UnsupportedAlphaError."""
         columns = self._score(batch) if len(batch.x) else [Array([], type=field.type) for field in self._scored]
         if not self._keeps:
@@ -56,20 +56,20 @@ class Results:
             columns = [compute.take(column, places) for column in columns]
         return [*columns, _texts(batch.faults[row].text if row in batch.faults else None for row in rows)]
 
-    def _score(self, batch: Batch) -> list[Array]:
+    def _score(self, batch: TableBatch) -> list[Array]:
         scores = self._detector.score(batch.x, self._alpha, explain=self._explain)
         self._tally.count(batch, scores.is_anomaly)
         columns = [Array.from_numpy(np.ascontiguousarray(one)) for one in (scores.score, scores.p_value, scores.is_anomaly)]
         return columns if self._explain == "none" else columns + self._reasons(batch, scores)
 
-    def _reasons(self, batch: Batch, scores: Scores) -> list[Array]:
+    def _reasons(self, batch: TableBatch, scores: Scores) -> list[Array]:
         """severity, and as POST /score writes them reasons and warnings, null where there are none."""
         reasons = dict(zip(scores.explained.tolist(), self._explainer.write(batch, scores), strict=True))
         warnings, _ = write_warnings(self._limits, batch.x, self._changes(batch))
         severity = _texts(SEVERITIES[level] for level in scores.severity.tolist())
         return [severity, _decoded(reasons, len(batch.x)), _decoded(warnings, len(batch.x))]
 
-    def _changes(self, batch: Batch) -> Iterable[Change]:
+    def _changes(self, batch: TableBatch) -> Iterable[Change]:
         for one in self._constants:
             for row in np.flatnonzero(batch.changed.get(one.column, ())).tolist():
                 yield row, one.column, one.code

@@ -18,7 +18,7 @@ from service.encoding import encode_arrow, encode_text, suits
 from service.manifest import Dropped, Feature, column_slices
 from service.sources import BATCH_CELLS, Source, TableError, open_sources
 
-__all__ = ["BadRows", "Batch", "Fault", "Table", "TableError", "encode_batch", "open_table"]
+__all__ = ["BadRows", "Fault", "Table", "TableBatch", "TableError", "encode_batch", "open_table"]
 
 BadRows = Literal["stop", "keep"]  # whether a row with a value that cannot be read ends the table
 
@@ -36,7 +36,7 @@ class Fault(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Batch:
+class TableBatch:
     """Rows of a table, of which n can be scored, and where they come from (first_row: 1 is the file's first record)."""
 
     x: NDArray[np.float32]  # (n, C)
@@ -88,7 +88,7 @@ class Table:
         self._looked_at = [feature.name for feature in features] + [constant.column for constant in self._constants]
         self.bytes = sum(source.bytes for source in sources)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TableBatch]:
         """Batches in the order of files and rows. Raises TableError at the first bad cell, unless bad rows are kept."""
         for source in self.sources:
             row = 1
@@ -96,7 +96,7 @@ class Table:
                 yield self._read(source, batch, row)
                 row += batch.num_rows
 
-    def _read(self, source: Source, batch: RecordBatch, row: int) -> Batch:
+    def _read(self, source: Source, batch: RecordBatch, row: int) -> TableBatch:
         x, faults = _encode(source, batch, self.features, row, self._bad_rows)
         kept = tuple(_as_field(field, batch.column(field.name), source) for field in self.kept_fields)
         cells = batch.select(self._looked_at)
@@ -104,7 +104,7 @@ class Table:
             readable = np.delete(np.arange(len(x)), list(faults))
             x, cells = x[readable], cells.take(Array.from_numpy(readable))
         changed = {constant.column: constant.changes(cells.column(constant.column)) for constant in self._constants}
-        return Batch(x, kept, row, source, self.features, cells, changed, faults)
+        return TableBatch(x, kept, row, source, self.features, cells, changed, faults)
 
     @property
     def position(self) -> int:

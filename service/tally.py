@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.encoding import Limits
 from service.manifest import Manifest
-from service.tables import Batch, Fault
+from service.tables import Fault, TableBatch
 
 MOST = 5  # lines of what is odd, and of what kept rows from being scored
 WORDS = {
@@ -32,7 +32,7 @@ class Tally:
         self._odd: Counter[tuple[str, str]] = Counter()
         self._faults: Counter[tuple[str, str]] = Counter()
 
-    def count(self, batch: Batch, is_anomaly: NDArray[np.bool_]) -> None:
+    def count(self, batch: TableBatch, is_anomaly: NDArray[np.bool_]) -> None:
         """Counts the rows of a batch that were scored, of which is_anomaly (n,) tells the flagged ones."""
         self.scored += len(is_anomaly)
         self._flagged += int(np.count_nonzero(is_anomaly))

@@ -13,7 +13,7 @@ from service.bulk import score_batch, score_file
 from service.bundle import read_bundle
 from service.detector import Detector
 from service.manifest import BundleError
-from service.tables import Batch, Fault, TableError, open_table
+from service.tables import Fault, TableBatch, TableError, open_table
 from service.tally import Tally
 from tests.service import tiny_bundle
 
@@ -142,7 +142,7 @@ def test_a_tally_has_few_lines(detector):
     assert list(tally.lines()) == []
     x = np.array([[2000, 30, 3, 2, 1, 1, 1, 1]] * 2 + [[np.nan, np.nan, np.nan, 0, 1, 1, 1, 1]], np.float32)
     changed = {"a": np.ones(3, bool), "b": np.zeros(3, bool)}
-    tally.count(Batch(x, (), 1, None, (), None, changed, {}), np.array([True, False, False]))
+    tally.count(TableBatch(x, (), 1, None, (), None, changed, {}), np.array([True, False, False]))
     flagged, first, *odd, rest = tally.lines()
     assert flagged == "flagged 1 of 3 rows (33.3 %) at alpha 0.2"
     assert first == "  a: another value than the only one that training had, in 3 rows (100 %)"

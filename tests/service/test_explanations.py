@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.bundle import Bundle
+from service.contributions import BLOCK, Explainer
 from service.detector import Detector
-from service.explain import BLOCK, Explainer
 from service.manifest import KL
 from service.session import SLICE
 from tests.service.client import Client

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import calibration
-from service.explain import BLOCK, Explainer
+from service.contributions import BLOCK, Explainer
 from service.manifest import KL
 from tests.service.client import Client
 from tests.service.tiny_bundle import FEATURES, GOOD, ODD
