@@ -124,7 +124,7 @@ def data(manifest: Manifest) -> str:
         parts += [f"<h3>Warnings</h3><ul>{warnings}</ul>", _more(len(manifest.warnings))]
     told = manifest.training.get("data")
     seen = {} if not isinstance(told, Mapping) else dict(told)
-    seen |= {key: value for key, value in manifest.training.items() if key not in ("settings", "data", "rules")}
+    seen |= {key: value for key, value in manifest.training.items() if key not in ("settings", "data", "rules", "told_by_others")}
     parts += _facts("Where the data came from", seen)
     return "".join(parts) + "</section>"
 
@@ -138,6 +138,19 @@ def rules(manifest: Manifest) -> str:
     return f"""<section id="rules"><h2>Rules that the training records keep</h2>
 <p>A record that breaks one is odd for that. Look whether they are rules of your world, and not of this table alone.</p>
 <ul>{lines}</ul>{_more(len(told))}</section>"""
+
+
+def told(manifest: Manifest) -> str:
+    """The numbers that the other features tell, as HTML; nothing where there is none."""
+    shares = manifest.training.get("told_by_others")
+    if not isinstance(shares, Mapping) or not shares:
+        return ""
+    rows = [(name(feature), f"{100 * share:.0f} %") for feature, share in list(shares.items())[:MOST]]
+    heading, columns = "Numbers that the others tell", ("Feature", "Of its variance")
+    return f"""<section id="told"><h2>{heading}</h2>
+<p>How much of each number the other features tell, in records that this was not learned from. A record is odd for a number that
+is far from what they tell, and that is what is expected of it, whatever it is.</p>
+{table(heading, columns, rows)}{_more(len(shares))}</section>"""
 
 
 def settings(manifest: Manifest) -> str:

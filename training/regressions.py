@@ -112,8 +112,10 @@ class Regressions(nn.Module):
     ownership: Tensor  # (W, F)
     slot_ownership: Tensor  # (D, F)
 
-    def __init__(self, preprocessing: Preprocessing, standard: Standard, fits: Fits, most: Tensor, seen: Tensor) -> None:
-        """most (W,): as the buffer. seen (n, D): of training records."""
+    def __init__(
+        self, preprocessing: Preprocessing, standard: Standard, fits: Fits, most: Tensor, explained: Tensor, seen: Tensor
+    ) -> None:
+        """most (W,): as the buffer. explained (W,): the share of each number's variance. seen (n, D): of training records."""
         super().__init__()
         told = most < NEVER
         self.standard, self.fits = standard, Fits(fits.weight * told, fits.bias * told, told)  # the fits are not in the graph
@@ -127,6 +129,7 @@ class Regressions(nn.Module):
         self.ownership = nn.Buffer(self.slot_ownership[:count])
         self.numbers = torch.nonzero(told)[:, 0].tolist()
         self.columns: list[int] = preprocessing.numeric[told].tolist()  # of x
+        self.explained: list[float] = explained[told].tolist()  # of each of these columns
         self.begin, self.slope = 0.0, 1.0  # of the nats, by the deviation
 
     def refer(self, slots: Slots, fold: Tensor) -> None:
@@ -215,7 +218,8 @@ def regressions_of(
         return None
     away = torch.where(there, (best.numbers - best.fits.honest(best.seen, own)).abs(), torch.nan)
     most = torch.where(told, torch.nanquantile(away, NEARLY_ALL, dim=0) + REST, NEVER)
-    regressions = Regressions(preprocessing, best.standard, best.fits.float(), most.float(), best.seen.float())
+    explained = 1 - best.lost / best.variance
+    regressions = Regressions(preprocessing, best.standard, best.fits.float(), most.float(), explained, best.seen.float())
     regressions.refer(slots, own)
     return regressions
 

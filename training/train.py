@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from service.bundle import Bundle, check_name
 from service.calibration import p_values, threshold
 from service.graph import check
-from service.manifest import SCHEMA_VERSION, Calibration, File, Manifest
+from service.manifest import SCHEMA_VERSION, Calibration, Feature, File, Manifest, column_slices
 from service.session import SLICE, VERSION, Answers, Session
 from training import levels
 from training.calibrate import build, pool_of, supported_alpha, without_themselves
@@ -150,6 +150,7 @@ def assemble(
         training={
             "settings": config.dump(),
             "data": describe_data(dataset, len(seen), len(judged)),
+            "told_by_others": told_by_others(scorer, dataset.features),
             "rules": words_of(scorer.rules, preprocessing, dataset.features)[:TOLD_MOST],
         },
         metrics=measure(curves, normal, odd, scores, alpha),
@@ -164,6 +165,15 @@ def assemble(
     prove(scorer, bundle, judged[:PROVED])
     where = rows[len(seen) :] if honest is None else rows[: len(seen)]
     return Assembled(bundle, Judged(where, normal.score, None if odd is None else odd.score))
+
+
+def told_by_others(scorer: Scorer, features: Sequence[Feature]) -> dict[str, float]:
+    """The numbers that the other features tell, and how much of their variance, the most first."""
+    if scorer.regressions is None:
+        return {}
+    names = {at.start: feature.name for feature, at in zip(features, column_slices(features), strict=True)}
+    shares = zip(scorer.regressions.columns, scorer.regressions.explained, strict=True)
+    return {names[column]: round(share, 3) for column, share in sorted(shares, key=lambda one: -one[1])}
 
 
 def choose_device(config: Config, slots: int = 0) -> str:

@@ -85,3 +85,11 @@ def test_other_weights_of_any_term_are_seen(bundle, module):
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(-3), name))
         with pytest.raises(BundleError, match="golden"):
             Detector(dataclasses.replace(bundle, files={**bundle.files, "scorer.onnx": graph.SerializeToString()}), "cpu")
+
+
+def test_the_manifest_says_which_numbers_the_others_tell_and_how_much_of_them(bundle):
+    told = bundle.manifest.training["told_by_others"]
+    numbers = {feature.name for feature in bundle.manifest.features if feature.kind == "numeric"}
+    assert {"amount"} <= told.keys() < numbers
+    assert sorted(told.values(), reverse=True) == list(told.values())
+    assert all(0.25 <= share <= 1 for share in told.values())

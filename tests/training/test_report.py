@@ -92,6 +92,17 @@ def test_every_section_and_figure_is_there(kind, anomalies):
     assert ("latent term" in text) == (kind == "elbo")
 
 
+def test_rules_and_numbers_that_the_others_tell_are_listed_where_there_are_any():
+    told = {"settings": {}, "data": {}, "rules": ["amount is 0 or more"], "told_by_others": {"amount": 0.987, "age": 0.253}}
+    page = Page(report(**make_inputs(training=told)))
+    sections = [attributes["id"] for attributes in page.all("section")]
+    assert sections == ["figures", "weights", "unusual", "told", "rules", "card", "data", "settings"]
+    text = " ".join(page.text)
+    assert "amount is 0 or more" in text
+    assert re.search(r"amount\s+99\xa0%\s+age\s+25\xa0%", text)
+    assert "told_by_others" not in text
+
+
 def test_the_figures_are_those_of_the_answers():
     inputs = make_inputs()
     held, odd, threshold = inputs["held"].score, inputs["anomalies"].score, inputs["manifest"].threshold
