@@ -42,7 +42,8 @@ def fit(seen: Tensor, there: Tensor, fold: Tensor) -> Fits:
     most = max(1, WORK_MOST // (width**2 * (1 + len(with_gaps))))
     fits = Fits(seen.new_zeros(folds, width, there.shape[1]), seen.new_zeros(folds, there.shape[1]), gapless.clone())
     fits.made[with_gaps] = True
-    for places in (torch.nonzero(gapless)[:, 0], *with_gaps[:, None]):
+    together = [torch.nonzero(gapless)[:, 0]] if gapless.any() else []
+    for places in (*together, *with_gaps[:, None]):
         rows = torch.nonzero(there[:, places].all(1))[:most, 0]
         parts = [torch.cat([torch.ones(len(part), 1), part], 1) for part in (seen[rows[fold[rows] == k]] for k in range(folds))]
         products = torch.stack([part.T @ part for part in parts])

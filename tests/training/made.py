@@ -1,14 +1,19 @@
 """Manifests and answers made by hand, and a published bundle of the tiny fit."""
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 
 from service import calibration
 from service.manifest import FILES, SCHEMA_VERSION, Calibration, Dropped, Feature, File, Golden, Manifest
 from service.session import Answers, Session
+from training.calibrate import build
 from training.card import Looked
 from training.config import Config
-from training.fit import Curve
+from training.fit import Curve, fit_nets
 from training.parity import golden_records
+from training.preprocessing import Preprocessing
 from training.publish import describe, publish, stage
 
 from .mixed import FEATURES, rows
@@ -89,3 +94,14 @@ def publish_tiny(scorer, graphs, settings, folder):
 def folds(n, k=4):
     """(n,) the folds of records, in turn."""
     return (np.arange(n) % k).astype(np.int8)
+
+
+def scorers_of(features, x, held, **settings):
+    """A scorer for each of the values of a setting, from the same nets of a few steps, trained on x (N, C)."""
+    torch.set_num_threads(1)
+    config = Config(hidden=16, latent=8, steps_most=60, evaluate_every=20, memory=300)
+    preprocessing = Preprocessing(features, x)
+    nets, _ = fit_nets(preprocessing, x, folds(len(x)), config, "cpu", lambda *_: None)
+    ((name, values),) = settings.items()
+    made = (replace(config, **{name: value}) for value in values)
+    return [build(preprocessing, nets, x, folds(len(x)), held, each)[0] for each in made]

@@ -14,7 +14,7 @@ from training.fit import fit_nets
 from training.preprocessing import Preprocessing
 from training.presence import presence_of, regress
 
-from .made import folds
+from .made import folds, scorers_of
 
 FLIGHTS = (
     Feature(name="distance", kind="numeric", low=100, high=900),
@@ -50,13 +50,8 @@ def presence():
 
 @pytest.fixture(scope="module")
 def scorers():
-    """Of 2,000 flights with nets of a few steps: a scorer that looks at gaps, and one that does not."""
-    torch.set_num_threads(1)
-    x, config = flights(2_000), Config(hidden=16, latent=8, steps_most=60, evaluate_every=20, memory=300)
-    preprocessing = Preprocessing(FLIGHTS, x)
-    nets, _ = fit_nets(preprocessing, x, folds(2_000), config, "cpu", lambda *_: None)
-    made = (dataclasses.replace(config, presence=least) for least in (LEAST, 2.0))
-    return [build(preprocessing, nets, x, folds(2_000), flights(400, seed=1), each)[0] for each in made]
+    """Of 2,000 flights: a scorer that looks at gaps, and one that does not."""
+    return scorers_of(FLIGHTS, flights(2_000), flights(400, seed=1), presence=(LEAST, 2.0))
 
 
 def test_columns_are_looked_at_whose_gaps_the_others_tell(presence):

@@ -15,7 +15,7 @@ from training.preprocessing import Preprocessing
 from training.regressions import PULL, regressions_of, telling
 from training.ridge import PRIOR, fit, regress
 
-from .made import folds
+from .made import folds, scorers_of
 
 SALES = (
     Feature(name="amount", kind="numeric"),
@@ -52,13 +52,8 @@ def fitted():
 
 @pytest.fixture(scope="module")
 def scorers():
-    """Of 2,000 sales with nets of a few steps: a scorer with regressions, and one without."""
-    torch.set_num_threads(1)
-    x, config = sales(2_000), Config(hidden=16, latent=8, steps_most=60, evaluate_every=20, memory=300)
-    preprocessing = Preprocessing(SALES, x)
-    nets, _ = fit_nets(preprocessing, x, folds(2_000), config, "cpu", lambda *_: None)
-    made = (dataclasses.replace(config, regressions_weight=weight) for weight in (1.0, 0.0))
-    return [build(preprocessing, nets, x, folds(2_000), sales(600, seed=1), each)[0] for each in made]
+    """Of 2,000 sales: a scorer with regressions, and one without."""
+    return scorers_of(SALES, sales(2_000), sales(600, seed=1), regressions_weight=(1.0, 0.0))
 
 
 def changed(x, column, value):
@@ -173,6 +168,9 @@ def test_training_records_are_judged_without_their_fold(fitted):
     seen = telling(regressions.standard(slots), slots)
     expected = torch.stack([seen[i] @ regressions.fits.weight[k] + regressions.fits.bias[k] for i, k in enumerate(own.tolist())])
     torch.testing.assert_close(regressions.fits.honest(seen, own), expected, rtol=1e-4, atol=1e-4)
+    regressions.begin, regressions.slope = 0.0, 1.0  # the deviation itself
+    away = (regressions.standard(slots) - expected).abs() / (regressions.most + slots.gap @ regressions.doubt)
+    torch.testing.assert_close(regressions.honest(slots, own).value[:, 0], away.amax(1), rtol=1e-4, atol=1e-4)
     slope = regressions.fits.weight[:, HEIGHT, WEIGHT]
     assert slope[0] > max(slope[1:]) + 0.2  # the one without the fold that is turned round
 
@@ -216,6 +214,8 @@ def test_a_loan_of_an_amount_that_others_have_is_an_anomaly_and_says_why(scorers
     torch.testing.assert_close(answers[0].contributions.sum(1, keepdim=True), answers[0].score, rtol=1e-5, atol=1e-5)
     assert torch.isin(answers[0].contributions.argmax(1), torch.tensor([AMOUNT, PRODUCT])).float().mean() > 0.95
     with_it, without = (answer.expected for answer in answers)
+    by_the_others = scorers[0].regressions.expected(scorers[0].preprocessing(torch.from_numpy(odd)))
+    torch.testing.assert_close(with_it[:, [AMOUNT, HEIGHT, WEIGHT]], by_the_others)
     assert 1_000 < with_it[:, AMOUNT].median() < 8_000  # what is usual of a loan
     assert without[:, AMOUNT].median() < 1_500  # the nets have seen the 150
     torch.testing.assert_close(with_it[:, [NOISE, RARE, PRODUCT]], without[:, [NOISE, RARE, PRODUCT]])

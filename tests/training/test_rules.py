@@ -1,6 +1,5 @@
 """What held for every training record: found where the table tells it, odd where it is broken, and no rule where it is chance."""
 
-import dataclasses
 import re
 
 import numpy as np
@@ -9,16 +8,13 @@ import torch
 
 from service.manifest import Feature
 from service.session import Session
-from training.calibrate import build
-from training.config import Config
 from training.export import export
-from training.fit import fit_nets
 from training.preprocessing import Preprocessing
 from training.relations import relations_of
 from training.rule_words import words_of
 from training.rules import FEW, MEETINGS, TIES, rules_of
 
-from .made import folds
+from .made import folds, scorers_of
 
 ORDERS = (
     Feature(name="net", kind="numeric"),
@@ -53,13 +49,8 @@ def fitted():
 
 @pytest.fixture(scope="module")
 def scorers():
-    """Of 2,000 orders with nets of a few steps: a scorer that knows the rules, and one that does not."""
-    torch.set_num_threads(1)
-    x, config = orders(2_000), Config(hidden=16, latent=8, steps_most=60, evaluate_every=20, memory=300)
-    preprocessing = Preprocessing(ORDERS, x)
-    nets, _ = fit_nets(preprocessing, x, folds(2_000), config, "cpu", lambda *_: None)
-    made = (dataclasses.replace(config, rules_weight=weight) for weight in (1.0, 0.0))
-    return [build(preprocessing, nets, x, folds(2_000), orders(500, seed=1), each)[0] for each in made]
+    """Of 2,000 orders: a scorer that knows the rules, and one that does not."""
+    return scorers_of(ORDERS, orders(2_000), orders(500, seed=1), rules_weight=(1.0, 0.0))
 
 
 def changed(x, column, value):
