@@ -16,6 +16,7 @@ from service.detector import Scores
 from service.encoding import Limits
 from service.errors import not_scorable
 from service.manifest import Manifest
+from service.rules import Judge
 from service.what_if import WhatIf
 
 NO_WARNINGS = b"[]"
@@ -24,6 +25,7 @@ RESULT = (
     b'{"score":%b,"p_value":%b,"is_anomaly":%b,"severity":"%b","elbo":%b,"reconstruction_error":%b,'
     b'"contributions":%b,"warnings":%b}'
 )
+BROKEN = b'%b,"broken_rules":%b}'
 SEVERITY_NAMES = tuple(name.encode() for name in SEVERITIES)
 
 
@@ -33,6 +35,7 @@ class Writer:
     def __init__(self, manifest: Manifest, version: str) -> None:
         self._explainer = Explainer(manifest)
         self._limits = Limits(manifest.features)
+        self._judge = Judge(manifest.rules, manifest.features)
         begin = b'{"model":%b,"version":%b,"score_kind":%b,"alpha":' % tuple(
             orjson.dumps(text) for text in (manifest.name, version, manifest.score_kind)
         )
@@ -58,7 +61,8 @@ class Writer:
         return self._head_at(scores.alpha, scores.threshold)
 
     def records(self, batch: Batch, scores: Scores, what_if: WhatIf | None = None) -> tuple[list[bytes], dict[str, int]]:
-        """The result of each record, and how many warnings of each code they hold. Raises the 422."""
+        """The result of each record, and how many warnings of each code they hold. Raises the 422. what_if: of explained records,
+        which are also told the rules that they break."""
         if len(scores.score) == 1 and batch.normal and not len(scores.explained):
             return [_plain(batch, scores)], {}
         score, p_value = _finite(batch, scores), floats(scores.p_value)
@@ -66,11 +70,15 @@ class Writer:
         warnings, counts = ({}, {}) if batch.normal else write_warnings(self._limits, batch.x, batch.changed)
         flags, levels = scores.is_anomaly.tolist(), scores.severity.tolist()
         elbos, errors = floats(scores.elbo), floats(scores.reconstruction_error)
-        return [
+        results = [
             RESULT
             % (s, p, VERDICTS[flag], SEVERITY_NAMES[level], elbo, error, reasons.get(i, NOTHING), warnings.get(i, NO_WARNINGS))
             for i, (s, p, flag, level, elbo, error) in enumerate(zip(score, p_value, flags, levels, elbos, errors, strict=True))
-        ], counts
+        ]
+        if what_if is not None:
+            broken = self._judge.broken(batch.x)
+            results = [BROKEN % (result[:-1], orjson.dumps(rules)) for result, rules in zip(results, broken, strict=True)]
+        return results, counts
 
     def _columns(self, batch: Batch, scores: Scores) -> bytes:
         """Lists instead of objects; contributions only where there are any, null for the records without."""

@@ -37,6 +37,7 @@ class Contribution(msgspec.Struct, frozen=True):
     contribution: float
     if_missing: IfMissing | None = None  # of an explanation, as the next
     if_expected: IfExpected | None = None
+    normal_at: float | None = None
 
 
 class DataWarning(msgspec.Struct, frozen=True):
@@ -57,6 +58,7 @@ class Result(msgspec.Struct, frozen=True):
     reconstruction_error: float
     contributions: list[Contribution] | None
     warnings: list[DataWarning]
+    broken_rules: list[str] = []  # of an explanation
 
 
 class Columns(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from service.what_if import WhatIf
 NOTHING = b"null"
 BLOCK = 512  # records
 EXPECTED, CONTRIBUTION, END = b',"expected":', b',"contribution":', b"}"
-IF_MISSING = b',"if_missing":{"score":%b,"p_value":%b,"expected":%b},"if_expected":%b}'
+IF_MISSING = b',"if_missing":{"score":%b,"p_value":%b,"expected":%b},"if_expected":%b,"normal_at":%b}'
 IF_EXPECTED = b'{"score":%b,"p_value":%b}'
 
 
@@ -83,7 +83,8 @@ class Explainer:
         scores, p_values = floats(what_if.score.T.ravel()), floats(what_if.p_value.T.ravel())
         others = floats(what_if.expected_score.T.ravel()), floats(what_if.expected_p_value.T.ravel())
         as_expected = (NOTHING if pair[0] == NOTHING else IF_EXPECTED % pair for pair in zip(*others, strict=True))
-        return map(IF_MISSING.__mod__, zip(scores, p_values, self._expected(what_if.expected), as_expected, strict=True))
+        told = scores, p_values, self._expected(what_if.expected), as_expected, self._expected(what_if.normal_at)
+        return map(IF_MISSING.__mod__, zip(*told, strict=True))
 
     def _values(self, columns: list[list[Any]]) -> Iterator[bytes]:
         """The raw values, feature by feature, as JSON; those of all that are no texts are written at once."""

@@ -16,7 +16,8 @@ from service import calibration
 from service.batch import Explain
 from service.bundle import Bundle, check_name, current_version, read_bundle
 from service.encoding import nameable
-from service.manifest import BundleError, Manifest
+from service.manifest import BundleError, Manifest, column_slices
+from service.nearest_normal import nearest_normal
 from service.placement import Placement
 from service.session import Answers, Provider, Session
 from service.what_if import WhatIf, with_each, without_each
@@ -121,9 +122,9 @@ class Detector:
             expected=told.expected.clip(*self._seen),
         )
 
-    def what_if(self, x: NDArray[np.float32]) -> WhatIf:
-        """What would be said of each of the records x (N, C) if one of its features were missing, or what the others tell of it,
-        each in turn: to the bit what `score` says of that record on the CPU.
+    def what_if(self, x: NDArray[np.float32], scores: Scores) -> WhatIf:
+        """What would be said of each of the records x (N, C), which have these scores, if one of its features were missing, or
+        what the others tell of it, each in turn: to the bit what `score` says of that record on the CPU.
         """
         widths = [feature.width for feature in self.manifest.features]
         score, expected = without_each(lambda rows: self._graph.run(rows, explain=True), x, widths)
@@ -132,7 +133,32 @@ class Detector:
         other = with_each(lambda rows: self._graph.run(rows, explain=False), x, named, widths)
         starts = np.cumsum([0, *widths[:-1]])
         other[np.isnan(named[:, starts])] = np.nan
-        return WhatIf(score, self._p_values(score), expected, other, self._p_values(other))
+        p_value = self._p_values(other)
+        normal_at = self._normal_at(x, named, (scores.p_value <= scores.alpha)[:, None] & (p_value > scores.alpha), scores.alpha)
+        return WhatIf(score, self._p_values(score), expected, other, p_value, normal_at)
+
+    def _normal_at(
+        self, x: NDArray[np.float32], named: NDArray[np.float32], culprit: NDArray[np.bool_], alpha: float
+    ) -> NDArray[np.float32]:
+        """(N, C) the number nearest to that of x (N, C) with which the record is not flagged; NaN but for numbers that are there
+        and are a `culprit` (N, F): with that of `named` (N, C) the record is not flagged.
+        """
+        found = np.full_like(x, np.nan)
+        features = self.manifest.features
+        start = np.array([at.start for at in column_slices(features)])
+        number = np.array([feature.kind == "numeric" for feature in features])
+        whole = np.array([feature.integer for feature in features])
+        rows, places = (culprit & number & ~np.isnan(x[:, start])).nonzero()
+        column = start[places]
+        if len(rows):
+            found[rows, column] = nearest_normal(
+                lambda other: calibration.p_values(self._calibration, self._graph.run(other, explain=False).score) <= alpha,
+                x[rows],
+                column,
+                named[rows, column],
+                whole[places],
+            )
+        return found
 
     def _p_values(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
         """(N, F) of scores (N, F)."""

@@ -61,7 +61,8 @@ class Explanations:
             raise Problem("too_many_records", f"{detail}: send several requests.")
         batch.explain = "all"
         began = perf_counter()
-        scores, what_if = runs.score(live, batch), live.detector.what_if(batch.x)
+        scores = runs.score(live, batch)
+        what_if = live.detector.what_if(batch.x, scores)
         inference = perf_counter() - began
         finite = np.isfinite(what_if.score) & ~np.isinf(what_if.expected_score)
         if not finite.all():

@@ -160,6 +160,43 @@ class Dropped(_Model):
         return members
 
 
+Level = tuple[float, float]  # of a feature: from what to what its column of x is where a record has it
+
+
+class Bounds(_Model):
+    """Between what all training records have a number; None where that end is no rule."""
+
+    feature: str
+    low: float | None = None
+    high: float | None = None
+
+
+class Relation(_Model):
+    """A weighted sum of numbers that is the same in all training records, but for rounding."""
+
+    coefficients: dict[str, float]  # by feature; the largest is 1
+    value: float
+    within: float = Field(ge=0)
+
+
+class Apart(_Model):
+    """A level, and those of another feature that no training record has with it."""
+
+    feature: str
+    level: Level
+    other: str
+    never: tuple[Level, ...]
+
+
+class Rules(_Model):
+    """What every training record keeps, and is odd to break."""
+
+    bounds: tuple[Bounds, ...] = ()
+    whole: tuple[str, ...] = ()  # numbers that are whole
+    relations: tuple[Relation, ...] = ()
+    apart: tuple[Apart, ...] = ()
+
+
 class Golden(_Model):
     """A record, as a row of x (null is missing), with the answers that any healthy copy of this bundle gives."""
 
@@ -185,6 +222,7 @@ class Manifest(_Model):
     calibration: Calibration
     latent: int = Field(gt=0)  # width of z (N, L), over all nets
     training: dict[str, Any]  # every setting of the fit, and what it saw of the data
+    rules: Rules | None = None  # None where there are none, and in bundles that were made before they were told
     metrics: dict[str, float | None]
     libraries: dict[str, str]
     golden: tuple[Golden, ...]
@@ -201,7 +239,17 @@ class Manifest(_Model):
             raise ValueError(f"files must be exactly {', '.join(FILES)}")
         if not self.golden or any(len(golden.x) != self.width for golden in self.golden):
             raise ValueError(f"golden records of {self.width} values are needed, one at least")
+        if self.rules is not None and (strange := related(self.rules) - set(names)):
+            raise ValueError(f"rules of features that there are not: {', '.join(sorted(strange))}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As of a feature."""
+        members: dict[str, Any] = dump(self)
+        if self.rules is None:
+            members.pop("rules", None)
+        return members
 
     @property
     def width(self) -> int:
@@ -217,6 +265,13 @@ class Manifest(_Model):
     def dump(self) -> bytes:
         """The bytes of manifest.json: the same for the same content."""
         return self.model_dump_json(indent=1).encode() + b"\n"
+
+
+def related(rules: Rules) -> set[str]:
+    """The features that rules are about."""
+    pairs = {name for rule in rules.apart for name in (rule.feature, rule.other)}
+    sums = {name for rule in rules.relations for name in rule.coefficients}
+    return {rule.feature for rule in rules.bounds} | set(rules.whole) | sums | pairs
 
 
 def parse_manifest(content: bytes) -> Manifest:

@@ -17,6 +17,7 @@ from service.errors import Problem, not_ready
 from service.live import Live
 from service.manifest import NAME, BundleError
 from service.parts import Parts
+from service.rules import in_words
 from service.schemas import DroppedInfo, FeatureInfo, Health, ModelDetail, ModelList, ModelSummary, Probe, Reloaded, problems
 
 health = APIRouter(tags=["health"])
@@ -213,6 +214,7 @@ async def _detail(live: Live, service: Parts) -> ModelDetail:
         ],
         dropped=[DroppedInfo(**dropped.model_dump()) for dropped in manifest.dropped],
         warnings=list(manifest.warnings),
+        rules=in_words(manifest.rules, manifest.features),
         metrics=manifest.metrics,
         training=manifest.training,
         libraries=manifest.libraries,

@@ -130,6 +130,11 @@ class ExplainedContribution(Contribution):
 
     if_missing: IfMissing | None = Field(None, description="not of the latent term")
     if_expected: IfExpected | None = Field(None, description="null where the others tell no value that has a name")
+    normal_at: float | None = Field(
+        None,
+        description="the number nearest to the value, on the way to the expected one, with which the record is not flagged; null "
+        "where it is not flagged, where another number alone does not change that, and of what is no number",
+    )
 
 
 class ExplainedRecord(RecordResult):
@@ -138,6 +143,7 @@ class ExplainedRecord(RecordResult):
     contributions: list[ExplainedContribution] = Field(  # type: ignore[assignment] # always there
         description="first the one with the lowest score without its value or with the expected one; they sum to the score"
     )
+    broken_rules: list[str] = Field(description="of what every training record keeps, in words, what this one does not")
 
 
 class ExplainAnswer(_Scored):
@@ -228,6 +234,7 @@ class ModelDetail(ModelSummary):
     features: list[FeatureInfo]
     dropped: list[DroppedInfo]
     warnings: list[str]
+    rules: list[str] = Field(description="what every training record keeps, in words")
     metrics: dict[str, float | None]
     training: dict[str, Any]
     libraries: dict[str, str]

@@ -25,6 +25,7 @@ class WhatIf(NamedTuple):
     expected: NDArray[np.float32]  # (N, C) of each feature without itself: what the other values tell of it, in the units of x
     expected_score: NDArray[np.float32]  # (N, F) where it is that; NaN where nothing that has a name is expected
     expected_p_value: NDArray[np.float64]  # (N, F)
+    normal_at: NDArray[np.float32]  # (N, C) the number nearest to its own with which it is not flagged; NaN where none is known
 
     def of(self, records: slice) -> WhatIf:
         """What is said of these records."""
@@ -32,7 +33,7 @@ class WhatIf(NamedTuple):
             (self.score[records], self.p_value[records]),
             (self.expected_score[records], self.expected_p_value[records]),
         )
-        return WhatIf(*scores, self.expected[records], *others)
+        return WhatIf(*scores, self.expected[records], *others, self.normal_at[records])
 
 
 def without_each(run: Run, x: NDArray[np.float32], widths: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

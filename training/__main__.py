@@ -16,6 +16,7 @@ from service.command_line import USER_ERROR, Parser, share, whole
 from service.graph import GraphError
 from service.interruption import interruptible
 from service.manifest import BundleError, ScoreKind
+from service.rules import in_words
 from service.settings import Settings, SettingsError
 from service.tables import TableError
 from training.errors import DeviceError, FitError, ParityError
@@ -157,7 +158,7 @@ def _fit(args: argparse.Namespace) -> None:
             print(f"warning: {warning}", file=sys.stderr)
         for name, figure in manifest.metrics.items():
             print(f"{name}: {figure:.4g}", file=sys.stderr)
-        if found := manifest.training["rules"]:
+        if found := in_words(manifest.rules, manifest.features):
             print(f"rules that the training records keep: {len(found)}, listed in the report", file=sys.stderr)
         if served:
             told = compare(served, manifest, version, published.judged, options.data).as_table()

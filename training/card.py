@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.manifest import KL, Feature, Manifest
+from service.rules import in_words
 from service.session import Answers
 from training.metrics import false_alarm_band
 from training.svg import cut, escape, short
@@ -124,17 +125,17 @@ def data(manifest: Manifest) -> str:
         parts += [f"<h3>Warnings</h3><ul>{warnings}</ul>", _more(len(manifest.warnings))]
     told = manifest.training.get("data")
     seen = {} if not isinstance(told, Mapping) else dict(told)
-    seen |= {key: value for key, value in manifest.training.items() if key not in ("settings", "data", "rules", "told_by_others")}
+    seen |= {key: value for key, value in manifest.training.items() if key not in ("settings", "data", "told_by_others")}
     parts += _facts("Where the data came from", seen)
     return "".join(parts) + "</section>"
 
 
 def rules(manifest: Manifest) -> str:
     """What held for every training record, as HTML; nothing where nothing did."""
-    told = manifest.training.get("rules")
-    if not isinstance(told, Sequence) or not told:
+    told = in_words(manifest.rules, manifest.features)
+    if not told:
         return ""
-    lines = "".join(f"<li>{escape(cut(str(rule), 1_000))}</li>" for rule in told[:MOST])
+    lines = "".join(f"<li>{escape(cut(rule, 1_000))}</li>" for rule in told[:MOST])
     return f"""<section id="rules"><h2>Rules that the training records keep</h2>
 <p>A record that breaks one is odd for that. Look whether they are rules of your world, and not of this table alone.</p>
 <ul>{lines}</ul>{_more(len(told))}</section>"""

@@ -99,7 +99,10 @@ def show(label: str, result: dict[str, Any]) -> None:
         what = f"{reason['feature']} is {reason['value']}, expected {shown(reason['if_missing']['expected'])} from the others"
         best = min(filter(None, (reason["if_missing"], reason["if_expected"])), key=lambda told: told["score"])
         how = "without it" if best is reason["if_missing"] else "as expected"
-        print(f"   {'':16}   {what:72} {how}: score {best['score']:5.2f}   p-value {best['p_value']:.4f}")
+        enough = "" if reason["normal_at"] is None else f"   normal at {shown(reason['normal_at'])}"
+        print(f"   {'':16}   {what:72} {how}: score {best['score']:5.2f}   p-value {best['p_value']:.4f}{enough}")
+    for rule in result["broken_rules"]:
+        print(f"   {'':16}   breaks a rule that all training records keep: {rule}")
 
 
 def shown(value: Any) -> str:

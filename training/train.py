@@ -35,12 +35,11 @@ from training.progress import Progress
 from training.publish import describe, publish, stage
 from training.reference import with_reference
 from training.report import report
-from training.rule_words import words_of
+from training.rule_description import describe_rules
 from training.scorer import Scorer
 from training.vae import VAE
 
 GPU_SLOTS = 1_000  # columns of a table once they are encoded: narrower nets are trained sooner on a core (docs/log.md)
-TOLD_MOST = 1_000  # rules that the manifest tells
 NOT_YET = File(sha256="0" * 64, bytes=0)
 
 
@@ -151,8 +150,8 @@ def assemble(
             "settings": config.dump(),
             "data": describe_data(dataset, len(seen), len(judged)),
             "told_by_others": told_by_others(scorer, dataset.features),
-            "rules": words_of(scorer.rules, preprocessing, dataset.features)[:TOLD_MOST],
         },
+        rules=None if scorer.rules is None else describe_rules(scorer.rules.every, preprocessing, dataset.features),
         metrics=measure(curves, normal, odd, scores, alpha),
         libraries={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": VERSION, "numpy": np.__version__},
         golden=golden_records(session, scorer, judged, dataset.features),

@@ -32,7 +32,8 @@ function had(one) {
   const expected = usual === undefined || usual === null ? "" : `, expected ${told(usual)}`;
   const toldOf = (what, { score, p_value: p }) => [el("br"), `${what}: score ${number(score)}, p-value ${probability(p)}`];
   return [el("b", {}, value), expected, ...(without && one.value !== null ? toldOf("without it", without) : []),
-    ...(other ? toldOf("as expected", other) : [])];
+    ...(other ? toldOf("as expected", other) : []),
+    ...(typeof one.normal_at === "number" ? [el("br"), `not flagged any more at ${told(one.normal_at)}`] : [])];
 }
 
 // The latest flagged records: new ones are put on top, so that what is being read stays as it is.
@@ -85,6 +86,8 @@ function verdict(answer) {
     gauge(result.score, answer.threshold, flagged),
     el("p", {}, `Its p-value is ${p}: so large is the share of normal records that score at least as high.`),
     culprits.length ? el("p", {}, `But for ${oneOf(culprits.map((one) => one.feature))} it would not be flagged.`) : null,
+    result.broken_rules.length
+      ? el("p", {}, `It does not keep what every training record keeps: ${result.broken_rules.join("; ")}.`) : null,
     warnings.length ? el("p", {}, `About the data: ${warnings.join("; ")}.`) : null,
     el("h3", {}, "What the score is made of"),
     el("p", { class: "soft" }, "First what the record would be the most normal without, or with another value of; what is expected is what its other values tell."),

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from service.app import create_app
+from service.manifest import Bounds, Rules
 from service.settings import Settings
 from tests.service import tiny_bundle
 from tests.service.serving import serving
@@ -24,11 +25,12 @@ SCREENSHOTS = os.environ.get("ANOMALY_SCREENSHOTS")  # read here: tests run with
 
 
 @pytest.fixture(scope="module")
-def address(bundle_dir: Path) -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server whose API key is k1, with some traffic behind it."""
-    settings = Settings(
-        models_dir=bundle_dir, provider="cpu", reload_seconds=0, log_requests=False, api_keys=("k1",), page_values=True
-    )
+    models = tmp_path_factory.mktemp("models")
+    publish(models, rules=Rules(bounds=(Bounds(feature="amount", high=1_000),)))
+    quiet = {"provider": "cpu", "reload_seconds": 0, "log_requests": False}
+    settings = Settings(models_dir=models, api_keys=("k1",), page_values=True, **quiet)
     with serving(create_app(settings)) as url:
         with httpx.Client(base_url=url, headers={"X-API-Key": "k1"}) as client:
             for body in (
@@ -153,6 +155,8 @@ def test_a_record_is_tried_by_keyboard_and_its_reasons_are_shown(visit: Visit) -
     expect(verdict).to_contain_text("amount: out of range")
     expect(verdict).to_contain_text("But for amount it would not be flagged.")
     expect(verdict.get_by_role("listitem").first).to_contain_text("without it: score")
+    expect(verdict.get_by_role("listitem").first).to_contain_text("not flagged any more at")
+    expect(verdict).to_contain_text("what every training record keeps: amount: 1000 or less.")
     page.get_by_role("button", name="Fill with what the model expects").click()
     expect(page.get_by_label("amount", exact=True)).not_to_have_value("99999")
     page.get_by_role("button", name="Score", exact=True).click()

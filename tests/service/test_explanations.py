@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from service.bundle import Bundle
 from service.contributions import BLOCK, Explainer
 from service.detector import Detector
-from service.manifest import KL
+from service.manifest import KL, Apart, Bounds, Relation, Rules
+from service.nearest_normal import STEPS, _order, nearest_normal
 from service.session import SLICE
 from tests.service.client import Client
 from tests.service.conftest import Serve
@@ -78,7 +80,7 @@ def test_a_fitted_model_says_so_to_the_bit(bundle: Bundle) -> None:
     detector = Detector(bundle, "cpu")
     features, x = detector.manifest.features, np.array([golden.x for golden in bundle.manifest.golden], np.float32)
     x = np.concatenate([x] * (2 * SLICE // len(features) // len(x) + 1))
-    told = detector.what_if(x)
+    told = detector.what_if(x, detector.score(x))
     assert told.score.shape == told.p_value.shape == (len(x), len(features))
     start = 0
     for place, feature in enumerate(features):
@@ -99,7 +101,7 @@ def test_what_is_expected_of_a_number_lies_within_what_training_saw(bundle: Bund
     numbers = [(start, feature) for start, feature in zip(starts, features, strict=True) if feature.kind == "numeric"]
     for start, feature in numbers:
         x[:, start] = feature.high * 1e3, -feature.high * 1e3
-    told = detector.score(x, explain="all"), detector.score(x[:1]), detector.what_if(x)
+    told = detector.score(x, explain="all"), detector.score(x[:1]), detector.what_if(x, detector.score(x))
     for expected in (each.expected for each in told):
         assert len(expected)
         for start, feature in numbers:
@@ -112,10 +114,97 @@ def test_all_else_is_what_score_says(service: Client) -> None:
     same = service.score({"records": [GOOD, ODD], "alpha": 0.05, "fdr": 0.2, "explain": "all"})
     for result in answer["results"]:
         for one in result["contributions"]:
-            del one["if_missing"], one["if_expected"]
+            del one["if_missing"], one["if_expected"], one["normal_at"]
+        del result["broken_rules"]
     for result in [*answer["results"], *same["results"]]:
         result["contributions"].sort(key=lambda one: one["feature"])
     assert answer == same
+
+
+@given(st.lists(records, min_size=1, max_size=5), st.sampled_from([0.01, 0.05, 0.3]))
+@settings(max_examples=50)
+def test_normal_at_is_a_number_with_which_score_does_not_flag_the_record(
+    service: Client, made: list[dict[str, Any]], alpha: float
+) -> None:
+    for record, result in zip(made, explained(service, made, alpha=alpha), strict=True):
+        for feature, one in by_feature(result).items():
+            culprit = result["is_anomaly"] and one["if_expected"] is not None and one["if_expected"]["p_value"] > alpha
+            number = feature in ("amount", "count") and one["value"] is not None
+            assert (one["normal_at"] is not None) == (culprit and number)
+            if one["normal_at"] is not None:
+                other = service.score({"records": [{**record, feature: one["normal_at"]}], "alpha": alpha})["results"][0]
+                assert not other["is_anomaly"]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_normal_at_is_the_nearest_there_is(service: Client, sign: int) -> None:
+    """The tiny model's score is a sum of absolute values, so that the number can be reckoned."""
+    answer = service.score({"records": [{**GOOD, "amount": sign * 1e5}, {**GOOD, "count": sign * 1_000}]}, "/explain")
+    amount, count = answer["results"]
+    nearest = sign * (answer["threshold"] - (amount["score"] - 1e5))
+    assert by_feature(amount)["amount"]["normal_at"] == pytest.approx(nearest, rel=1e-3)
+    assert abs(by_feature(amount)["amount"]["normal_at"]) < abs(nearest)
+    whole = np.ceil(answer["threshold"] - (count["score"] - 1_000)) - 1
+    assert by_feature(count)["count"]["normal_at"] == sign * whole
+    assert isinstance(by_feature(count)["count"]["normal_at"], int)
+
+
+@given(
+    odd=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    normal=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    share=st.floats(0, 1),
+)
+def test_the_nearest_number_is_found_on_any_scale(odd: float, normal: float, share: float) -> None:
+    """Where all numbers beyond some bound between the two are flagged."""
+    bound = np.float32(normal + share * (odd - normal))
+    assume(min(odd, normal) < bound < max(odd, normal))
+    beyond = np.less if odd < normal else np.greater
+    x, column = np.float32([[7, odd]]), np.array([1])
+    found = nearest_normal(lambda rows: beyond(rows[:, 1], bound), x, column, np.float32([normal]), np.array([False]))[0]
+    assert not beyond(found, bound)
+    odd_place, found_place, bound_place = (int(_order(np.float32([value]))[0]) for value in (odd, found, bound))
+    normal_place = int(_order(np.float32([normal]))[0])
+    assert abs(found_place - bound_place) <= abs(odd_place - normal_place) / 2**STEPS + 1
+    assert x.tolist() == [[7, odd]]
+
+
+RULES = Rules(
+    bounds=(Bounds(feature="count", low=0, high=20), Bounds(feature="amount", low=0)),
+    whole=("count",),
+    relations=(Relation(coefficients={"amount": 1, "count": -4}, value=0.5, within=0.1),),
+    apart=(Apart(feature="country", level=(1, 1), other="online", never=((0, 0),)),),
+)
+KEEPS = {**GOOD, "amount": 12.5}  # 12.5 - 4 * 3 is 0.5
+BREAKS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "none": ({}, []),
+    "a bound and a relation": ({"count": 21}, ["count: from 0 to 20", "1 amount - 4 count is 0.5, within 0.1"]),
+    "the other": ({"amount": -1.0, "count": None}, ["amount: 0 or more"]),
+    "a fraction": ({"count": 3.5, "amount": 14.5}, ["count: whole numbers"]),
+    "a pair": ({"online": False}, ["country de: never with online false"]),
+    "no pair": ({"online": False, "country": "at"}, []),
+    "nothing is there": ({"amount": None, "count": None, "country": None, "online": None}, []),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_the_rules_that_a_record_breaks_are_named(serve: Serve, tmp_path: Path, what: str) -> None:
+    publish(tmp_path, rules=RULES)
+    client, (changes, words) = serve(models_dir=tmp_path), BREAKS[what]
+    record = {**KEEPS, **changes}
+    assert [one["broken_rules"] for one in explained(client, [KEEPS, record, KEEPS])] == [[], words, []]
+    told = client.get("/models/tiny").json()["rules"]
+    assert set(words) <= set(told)
+    assert len(told) == 5
+
+
+def test_a_model_without_rules_names_none(service: Client) -> None:
+    assert [one["broken_rules"] for one in explained(service, [GOOD, ODD])] == [[], []]
+    assert service.get("/models/tiny").json()["rules"] == []
+
+
+def test_rules_of_other_features_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="rules of features that there are not: age"):
+        publish(tmp_path, rules=Rules(whole=("age", "count")))
 
 
 def test_first_stands_what_the_record_would_be_the_most_normal_without(service: Client) -> None:
@@ -146,7 +235,8 @@ def test_the_culprit_of_a_contradiction_is_named(serve: Serve, payments: Any) ->
 def test_the_latent_term_of_an_elbo_comes_last_and_stays(service: Client) -> None:
     live = service.app.registry.default()
     batch = live.reader.read(json.dumps({"records": [GOOD, ODD], "explain": "all"}).encode())
-    scores, what_if = live.detector.score(batch.x, explain="all"), live.detector.what_if(batch.x)
+    scores = live.detector.score(batch.x, explain="all")
+    what_if = live.detector.what_if(batch.x, scores)
     parts = np.concatenate([scores.contributions, np.float32([[9], [-9]])], axis=1)
     explainer = Explainer(live.detector.manifest.model_copy(update={"score_kind": "elbo"}))
     others = map(json.loads, Explainer(live.detector.manifest).write(batch, scores, what_if))
@@ -158,9 +248,8 @@ def test_the_latent_term_of_an_elbo_comes_last_and_stays(service: Client) -> Non
 def test_many_records_are_explained_as_each_is(service: Client) -> None:
     live, made = service.app.registry.default(), [GOOD, ODD, {}] * BLOCK
     batch = live.reader.read(json.dumps({"records": made, "explain": "all"}).encode())
-    told = Explainer(live.detector.manifest).write(
-        batch, live.detector.score(batch.x, explain="all"), live.detector.what_if(batch.x)
-    )
+    scores = live.detector.score(batch.x, explain="all")
+    told = Explainer(live.detector.manifest).write(batch, scores, live.detector.what_if(batch.x, scores))
     assert told == told[:3] * BLOCK
     assert [json.loads(one) for one in told[:3]] == [result["contributions"] for result in explained(service, made[:3])]
 
@@ -172,8 +261,8 @@ def test_a_record_that_would_have_no_finite_score_without_a_value_is_refused(
     detector = client.app.registry.default().detector
     told = detector.what_if
 
-    def overflows(x: Any) -> Any:
-        what_if = told(x)
+    def overflows(*asked: Any) -> Any:
+        what_if = told(*asked)
         what_if.score[1, 2] = np.inf
         return what_if
 

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from service import calibration
-from service.manifest import FILES, SCHEMA_VERSION, Calibration, Dropped, Feature, File, Golden, Manifest, Scalar
+from service.manifest import FILES, SCHEMA_VERSION, Calibration, Dropped, Feature, File, Golden, Manifest, Rules, Scalar
 from service.session import Session
 
 FEATURES = (
@@ -92,6 +92,7 @@ def publish(
     dropped: tuple[str, ...] | dict[str, Scalar | None] = (),
     warnings: tuple[str, ...] = (),
     held_out: bool | None = None,
+    rules: Rules | None = None,
 ) -> Path:
     """Writes models_dir/name/version, and CURRENT; the folder of the version."""
     files = {file: file.encode() for file in FILES} | {"scorer.onnx": scorer(features, scale)}
@@ -113,6 +114,7 @@ def publish(
         calibration=Calibration(scores=tuple(float(score) for score in scores), held_out=held_out),
         latent=2,
         training={"seed": 0},
+        rules=rules,
         metrics={"auroc": 0.9},
         libraries={"torch": "none"},
         golden=tuple(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from service.manifest import Feature
+from service.manifest import Bounds, Feature, Rules
 from service.session import Answers
 from training import plots, svg
 from training.fit import Curve
@@ -93,12 +93,13 @@ def test_every_section_and_figure_is_there(kind, anomalies):
 
 
 def test_rules_and_numbers_that_the_others_tell_are_listed_where_there_are_any():
-    told = {"settings": {}, "data": {}, "rules": ["amount is 0 or more"], "told_by_others": {"amount": 0.987, "age": 0.253}}
-    page = Page(report(**make_inputs(training=told)))
+    told = {"settings": {}, "data": {}, "told_by_others": {"amount": 0.987, "age": 0.253}}
+    rules = Rules(bounds=(Bounds(feature="amount", low=0),))
+    page = Page(report(**make_inputs(training=told, rules=rules)))
     sections = [attributes["id"] for attributes in page.all("section")]
     assert sections == ["figures", "weights", "unusual", "told", "rules", "card", "data", "settings"]
     text = " ".join(page.text)
-    assert "amount is 0 or more" in text
+    assert "amount: 0 or more" in text
     assert re.search(r"amount\s+99\xa0%\s+age\s+25\xa0%", text)
     assert "told_by_others" not in text
 

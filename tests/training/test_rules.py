@@ -5,13 +5,16 @@ import re
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from service.manifest import Feature
+from service.rules import Judge, in_words
 from service.session import Session
 from training.export import export
 from training.preprocessing import Preprocessing
 from training.relations import relations_of
-from training.rule_words import words_of
+from training.rule_description import describe_rules
 from training.rules import FEW, MEETINGS, TIES, rules_of
 
 from .made import folds, scorers_of
@@ -264,8 +267,54 @@ def test_without_rules_the_graph_is_that_of_before(scorers):
 
 def test_the_rules_are_told_in_words(fitted):
     preprocessing, rules = fitted
-    bounds, whole, relation, pair = words_of(rules, preprocessing, ORDERS)
+    bounds, whole, relation, pair = in_words(describe_rules(rules.every, preprocessing, ORDERS), ORDERS)
     assert (bounds, whole) == ("stars: from 1 to 5", "stars: whole numbers")
     assert re.fullmatch(r"1 net \+ 1 tax - 1 gross is 0, within 0\.\d+", relation)
     assert pair == "checked false: never with product loan"
-    assert words_of(None, preprocessing, ORDERS) == []
+    assert in_words(None, ORDERS) == []
+
+
+cells = st.dictionaries(
+    st.sampled_from(range(len(ORDERS))), st.sampled_from([np.nan, 0.0, 1.0, 2.0, 2.5, 3.0, 6.0, 1e6]), max_size=3
+)
+
+
+@given(st.lists(cells, min_size=1, max_size=20))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_service_names_the_rules_that_the_graph_sees_broken(fitted, changes):
+    preprocessing, rules = fitted
+    x = orders(len(changes), seed=12)
+    for record, cells in zip(x, changes, strict=True):
+        for column, value in cells.items():
+            record[column] = min(value, {CHECKED: 1, PRODUCT: 3}.get(column, np.inf))
+    _, parts = told(fitted, x)
+    words = Judge(describe_rules(rules.every, preprocessing, ORDERS), ORDERS).broken(x)
+    for broken, lines in zip(parts, words, strict=True):
+        named = {feature.name for feature in ORDERS for line in lines if re.search(rf"\b{feature.name}\b", line)}
+        assert named == {ORDERS[j].name for j in np.flatnonzero(broken)}
+
+
+@pytest.mark.parametrize("new_are_alone", [True, False])
+def test_rare_and_new_levels_are_told_by_their_codes(new_are_alone):
+    """Of 100 shops those from the 63rd on share a slot; new ones have their own where training hardly has shops of one record."""
+    draw = np.random.default_rng(0)
+    shop = np.concatenate([draw.integers(0, 62, 6_000), draw.integers(62, 100, 2_000)])
+    if not new_are_alone:
+        shop[:: 8_000 // 30] = np.arange(100, 100 + len(shop[:: 8_000 // 30]))
+    known = int(shop.max()) + 1
+    paid = np.where(shop >= 62, 0, draw.integers(0, 2, 8_000))
+    x = np.column_stack([shop, paid]).astype(np.float32)
+    features = [
+        Feature(name="shop", kind="categorical", categories=tuple(f"s{i}" for i in range(known))),
+        Feature(name="paid", kind="boolean"),
+    ]
+    preprocessing = Preprocessing(features, x)
+    rules = rules_of(preprocessing, x, folds(8_000), seed=0)
+    described = describe_rules(rules.every, preprocessing, features)
+    levels = "a rare one" if new_are_alone else "s62, a rare or new one"
+    assert in_words(described, features) == [f"paid true: never with shop {levels}"]
+    cases = np.float32([[known - 1, 1], [known, 1], [62, 1], [3, 1], [known - 1, 0]])
+    with torch.no_grad():
+        seen = rules(preprocessing(torch.from_numpy(cases))).value[:, 0].numpy() > 0
+    assert [bool(lines) for lines in Judge(described, features).broken(cases)] == seen.tolist()
+    assert seen.tolist() == [True, not new_are_alone, True, False, False]

@@ -1,0 +1,113 @@
+"""Rules that every training record keeps: in words, and which of them a record breaks.
+
+That a broken rule makes a record odd, and how odd, the graph says; here it is told which rule that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.encoding import as_written
+from service.manifest import Apart, Bounds, Feature, Level, Relation, Rules, column_slices
+
+LAST_BITS = 1e-5  # of the numbers that a relation adds up: more than float32 leaves
+WHOLE_MOST = 2.0**24  # beyond, all numbers of float32 are whole
+Rows = NDArray[np.bool_]  # (N,)
+Breach = tuple[Rows, str]  # which records break a rule, and the rule in words
+
+
+def in_words(rules: Rules | None, features: Sequence[Feature]) -> list[str]:
+    """A line for each rule: bounds, whole numbers, relations, and levels that never come together."""
+    if rules is None:
+        return []
+    by_name = {feature.name: feature for feature in features}
+    return [
+        *map(_bounds, rules.bounds),
+        *map(_whole, rules.whole),
+        *map(_relation, rules.relations),
+        *(_apart(rule, rule.never, by_name) for rule in rules.apart),
+    ]
+
+
+class Judge:
+    """Says which rules of a model records break."""
+
+    def __init__(self, rules: Rules | None, features: Sequence[Feature]) -> None:
+        self._rules, self._features = rules, {feature.name: feature for feature in features}
+        starts = (at.start for at in column_slices(features))
+        self._column = dict(zip(self._features, starts, strict=True))
+
+    def broken(self, x: NDArray[np.float32]) -> list[list[str]]:
+        """For each of the records x (N, C), the rules that it breaks, in words: of levels that never meet those it has."""
+        told: list[list[str]] = [[] for _ in x]
+        if self._rules is not None:
+            for rows, words in self._breaches(self._rules, lambda name: x[:, self._column[name]].astype(np.float64)):
+                for row in np.flatnonzero(rows).tolist():
+                    told[row].append(words)
+        return told
+
+    def _breaches(self, rules: Rules, values: Callable[[str], NDArray[np.float64]]) -> Iterator[Breach]:
+        """A missing value, which is NaN, breaks no rule: no comparison with it holds."""
+        for bounds in rules.bounds:
+            yield _beyond(bounds, values(bounds.feature)), _bounds(bounds)
+        for name in rules.whole:
+            number = values(name)
+            yield (np.abs(number) < WHOLE_MOST) & (number != np.floor(number)), _whole(name)
+        for relation in rules.relations:
+            parts = np.stack([by * values(name) for name, by in relation.coefficients.items()])
+            bearable = relation.within + LAST_BITS * np.abs(parts).sum(0)
+            yield np.abs(parts.sum(0) - relation.value) > bearable, _relation(relation)
+        for rule in rules.apart:
+            rows = _has(values(rule.feature), rule.level)
+            if rows.any():
+                other = values(rule.other)
+                for level in rule.never:
+                    yield rows & _has(other, level), _apart(rule, (level,), self._features)
+
+
+def _beyond(bounds: Bounds, number: NDArray[np.float64]) -> Rows:
+    low, high = (-np.inf if bounds.low is None else bounds.low), (np.inf if bounds.high is None else bounds.high)
+    return np.asarray((number < low) | (number > high))
+
+
+def _has(values: NDArray[np.float64], level: Level) -> Rows:
+    return np.asarray((values >= level[0]) & (values <= level[1]))
+
+
+def _bounds(bounds: Bounds) -> str:
+    low, high = as_written(bounds.low), as_written(bounds.high)
+    if low is not None and high is not None:
+        return f"{bounds.feature}: from {low:g} to {high:g}"
+    return f"{bounds.feature}: {high:g} or less" if low is None else f"{bounds.feature}: {low:g} or more"
+
+
+def _whole(name: str) -> str:
+    return f"{name}: whole numbers"
+
+
+def _relation(relation: Relation) -> str:
+    """1 net + 1 tax - 1 gross is 0, within 0.02."""
+    (name, first), *others = relation.coefficients.items()
+    total = f"{first:.4g} {name}" + "".join(f" {'-' if by < 0 else '+'} {abs(by):.4g} {other}" for other, by in others)
+    value = relation.value if abs(relation.value) > 2 * relation.within else 0  # less is nothing but rounding
+    return f"{total} is {value:.4g}, within {relation.within:.2g}"
+
+
+def _apart(rule: Apart, never: Sequence[Level], features: dict[str, Feature]) -> str:
+    own, other = features[rule.feature], features[rule.other]
+    return f"{rule.feature} {_level(own, rule.level)}: never with {rule.other} {', '.join(_level(other, one) for one in never)}"
+
+
+def _level(feature: Feature, level: Level) -> str:
+    low, high = level
+    if feature.kind == "boolean":
+        return "true" if low else "false"
+    if feature.kind == "numeric":
+        return f"{as_written(low):g}"
+    known = len(feature.categories)
+    if low == high:
+        return str(feature.categories[int(low)]) if low < known else "a new one"
+    return "a rare or new one" if high == known else "a rare one"

@@ -1,0 +1,81 @@
+"""The rules that every training record keeps, as the manifest tells them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+
+from service.manifest import Apart, Bounds, Feature, Level, Relation, Rules
+from training.preprocessing import FLOAT32_MOST, Preprocessing
+from training.rules import RuleSet
+
+APART_MOST = 1_000  # levels that never come with some others, told at most
+
+
+def describe_rules(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Feature]) -> Rules:
+    """What a reader of the bundle must know of them."""
+    numbers = [feature.name for feature in features if feature.kind == "numeric"]
+    return Rules(
+        bounds=_bounds(rules, numbers),
+        whole=tuple(numbers[place] for place in torch.nonzero(rules.whole)[:, 0].tolist()),
+        relations=_relations(rules, numbers),
+        apart=_apart(rules, preprocessing, features)[:APART_MOST],
+    )
+
+
+def _bounds(rules: RuleSet, numbers: Sequence[str]) -> tuple[Bounds, ...]:
+    ends = zip(numbers, rules.low.tolist(), rules.high.tolist(), strict=True)
+    most = float(torch.tensor(FLOAT32_MOST))
+    return tuple(
+        Bounds(feature=name, low=low if low > -most else None, high=high if high < most else None)
+        for name, low, high in ends
+        if low > -most or high < most
+    )
+
+
+def _relations(rules: RuleSet, numbers: Sequence[str]) -> tuple[Relation, ...]:
+    """Each with 1 as its largest coefficient."""
+    if rules.relations is None:
+        return ()
+    told = []
+    for weight, bias, rest in zip(rules.relations.weight.T, rules.relations.bias, rules.relations.rest, strict=True):
+        unit = float(weight[weight.abs().argmax()])
+        coefficients = {numbers[j]: float(weight[j]) / unit for j in torch.nonzero(weight)[:, 0].tolist()}
+        told.append(Relation(coefficients=coefficients, value=-float(bias) / unit, within=float(rest) / abs(unit)))
+    return tuple(told)
+
+
+def _apart(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Feature]) -> tuple[Apart, ...]:
+    """One for each level and each other feature some of whose levels it never comes with."""
+    every = _levels(rules, preprocessing, features)
+    levels = [every[place] for place in rules.apart.tolist()]
+    never = defaultdict[tuple[str, Level, str], list[Level]](list)
+    for i, j in torch.nonzero(rules.never.triu()).tolist():
+        other, level = levels[j]
+        never[*levels[i], other].append(level)
+    return tuple(
+        Apart(feature=feature, level=level, other=other, never=tuple(them)) for (feature, level, other), them in never.items()
+    )
+
+
+def _levels(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Feature]) -> list[tuple[str, Level]]:
+    """Feature and values of what RuleSet counts as levels, in its order."""
+    names = defaultdict[str, list[str]](list)
+    for feature in features:
+        names[feature.kind].append(feature.name)
+    told: list[tuple[str, Level]] = [(name, (truth, truth)) for truth in (1.0, 0.0) for name in names["boolean"]]
+    few = zip(rules.few.tolist(), rules.few_value.tolist(), strict=True)
+    told += [(names["numeric"][place], (value, value)) for place, value in few]
+    owners = [names["categorical"][group] for group in preprocessing.slot_group.tolist()]
+    return told + list(zip(owners, _codes(preprocessing), strict=True))
+
+
+def _codes(preprocessing: Preprocessing) -> list[Level]:
+    """From which to which code each one-hot slot stands for: one for its own, more for all rare ones, the last for new ones."""
+    level, group = preprocessing.slot_level, preprocessing.slot_group
+    shared, new = preprocessing.shared[group], preprocessing.unknown[group]
+    low = torch.where(level > shared, new, level)
+    high = torch.where(level == shared, new - preprocessing.beyond[group], low)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
