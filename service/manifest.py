@@ -179,6 +179,14 @@ class Relation(_Model):
     within: float = Field(ge=0)
 
 
+class Product(_Model):
+    """A product of powers of numbers that is the same in all training records, but for rounding; positive numbers alone."""
+
+    exponents: dict[str, int]  # by feature
+    value: float = Field(gt=0)
+    within: float = Field(ge=0)  # of its logarithm
+
+
 class Apart(_Model):
     """A level, and those of another feature that no training record has with it."""
 
@@ -194,6 +202,7 @@ class Rules(_Model):
     bounds: tuple[Bounds, ...] = ()
     whole: tuple[str, ...] = ()  # numbers that are whole
     relations: tuple[Relation, ...] = ()
+    products: tuple[Product, ...] = ()
     apart: tuple[Apart, ...] = ()
 
 
@@ -271,7 +280,8 @@ def related(rules: Rules) -> set[str]:
     """The features that rules are about."""
     pairs = {name for rule in rules.apart for name in (rule.feature, rule.other)}
     sums = {name for rule in rules.relations for name in rule.coefficients}
-    return {rule.feature for rule in rules.bounds} | set(rules.whole) | sums | pairs
+    products = {name for rule in rules.products for name in rule.exponents}
+    return {rule.feature for rule in rules.bounds} | set(rules.whole) | sums | products | pairs
 
 
 def parse_manifest(content: bytes) -> Manifest:

@@ -6,12 +6,13 @@ That a broken rule makes a record odd, and how odd, the graph says; here it is t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.encoding import as_written
-from service.manifest import Apart, Bounds, Feature, Level, Relation, Rules, column_slices
+from service.manifest import Apart, Bounds, Feature, Level, Product, Relation, Rules, column_slices
 
 LAST_BITS = 1e-5  # of the numbers that a relation adds up: more than float32 leaves
 WHOLE_MOST = 2.0**24  # beyond, all numbers of float32 are whole
@@ -20,7 +21,7 @@ Breach = tuple[Rows, str]  # which records break a rule, and the rule in words
 
 
 def in_words(rules: Rules | None, features: Sequence[Feature]) -> list[str]:
-    """A line for each rule: bounds, whole numbers, relations, and levels that never come together."""
+    """A line for each rule: bounds, whole numbers, sums, products, and levels that never come together."""
     if rules is None:
         return []
     by_name = {feature.name: feature for feature in features}
@@ -28,6 +29,7 @@ def in_words(rules: Rules | None, features: Sequence[Feature]) -> list[str]:
         *map(_bounds, rules.bounds),
         *map(_whole, rules.whole),
         *map(_relation, rules.relations),
+        *map(_product, rules.products),
         *(_apart(rule, rule.never, by_name) for rule in rules.apart),
     ]
 
@@ -57,9 +59,11 @@ class Judge:
             number = values(name)
             yield (np.abs(number) < WHOLE_MOST) & (number != np.floor(number)), _whole(name)
         for relation in rules.relations:
-            parts = np.stack([by * values(name) for name, by in relation.coefficients.items()])
-            bearable = relation.within + LAST_BITS * np.abs(parts).sum(0)
-            yield np.abs(parts.sum(0) - relation.value) > bearable, _relation(relation)
+            parts = [by * values(name) for name, by in relation.coefficients.items()]
+            yield _differ(parts, relation.value, relation.within), _relation(relation)
+        for product in rules.products:
+            parts = [power * _logarithm(values(name)) for name, power in product.exponents.items()]
+            yield _differ(parts, log(product.value), product.within), _product(product)
         for rule in rules.apart:
             rows = _has(values(rule.feature), rule.level)
             if rows.any():
@@ -71,6 +75,17 @@ class Judge:
 def _beyond(bounds: Bounds, number: NDArray[np.float64]) -> Rows:
     low, high = (-np.inf if bounds.low is None else bounds.low), (np.inf if bounds.high is None else bounds.high)
     return np.asarray((number < low) | (number > high))
+
+
+def _differ(parts: Sequence[NDArray[np.float64]], value: float, within: float) -> Rows:
+    """Whether the sums of parts (N,) are not the value that they should be."""
+    bearable = within + LAST_BITS * np.sum(np.abs(parts), axis=0)
+    return np.asarray(np.abs(np.sum(parts, axis=0) - value) > bearable)
+
+
+def _logarithm(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NaN where there is none."""
+    return np.log(np.where(numbers > 0, numbers, np.nan))
 
 
 def _has(values: NDArray[np.float64], level: Level) -> Rows:
@@ -94,6 +109,14 @@ def _relation(relation: Relation) -> str:
     total = f"{first:.4g} {name}" + "".join(f" {'-' if by < 0 else '+'} {abs(by):.4g} {other}" for other, by in others)
     value = relation.value if abs(relation.value) > 2 * relation.within else 0  # less is nothing but rounding
     return f"{total} is {value:.4g}, within {relation.within:.2g}"
+
+
+def _product(product: Product) -> str:
+    """quantity × price / total is 1, within 0.02 %."""
+    powers = [(f"{name}^{abs(power)}" if abs(power) != 1 else name, power < 0) for name, power in product.exponents.items()]
+    above, below = ([power for power, divides in powers if divides == under] for under in (False, True))
+    total = " / ".join([" × ".join(above) or "1", *below])
+    return f"{total} is {product.value:.4g}, within {100 * product.within:.2g} %"
 
 
 def _apart(rule: Apart, never: Sequence[Level], features: dict[str, Feature]) -> str:

@@ -1,4 +1,6 @@
-"""Exact linear relations between numbers, such as net and tax that make the gross: found in training records, and checked."""
+"""Exact relations between numbers, found in training records and checked: sums, such as net and tax that make the gross, and
+products of powers, such as price times quantity, which are sums of logarithms.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from training.stable import log
 
 EXACT = 1e-3  # of a standard deviation: as much as rounding may leave of a relation
 NEARLY = 0.98  # of the records keep to a relation; what it leaves of the others is no rounding
@@ -18,6 +22,11 @@ THERE = 0.8  # share of the records that have a value, below which a column is n
 COLUMNS_MOST, RECORDS_LEAST, A_COLUMN = 200, 100, 4  # records for each column
 DRAWS = 8  # samples of the records, of which some have none that breaks a relation
 COEFFICIENT_LEAST = 1e-6  # of the largest: less is nothing but last bits
+POSITIVE_LEAST = 1e-30  # what has a logarithm
+WHOLE_NEARLY = 0.01  # of a power: as far off as rounding may leave it
+POWER_MOST = 4  # of a number in a product; what is no whole power, or larger, is a chance of this table
+VALUE_MOST = 80.0  # of the logarithm of a product: float32 has no others
+BROKEN_MOST = 0.005  # of the training records that break a product: rounding to cents is no small part of small amounts
 
 
 class Relations(nn.Module):
@@ -36,15 +45,62 @@ class Relations(nn.Module):
 
     def forward(self, numbers: Tensor, there: Tensor) -> Tensor:
         """Of numbers (N, W), 0 where `there` (N, W) is 0: where one lacks, its relations say nothing."""
+        return self.apart(numbers, there) @ self.share
+
+    def apart(self, numbers: Tensor, there: Tensor) -> Tensor:
+        """(N, R) how far each relation is broken, from 0 to 1."""
         numbers = torch.clamp(numbers, -MOST, MOST)
         left = torch.addmm(self.bias, numbers, self.weight).abs()
         least = torch.addmm(self.rest, numbers.abs(), self.weight.abs() * LAST_BITS)
         whole = ((1 - there) @ self.uses == 0).to(numbers.dtype)
-        return (torch.clamp(left / least - 1, 0, 1) * whole) @ self.share
+        broken: Tensor = torch.clamp(left / least - 1, 0, 1) * whole
+        return broken
+
+    def take(self, kept: Tensor) -> Relations:
+        """Those of the R that are kept."""
+        return Relations(self.weight[:, kept], self.bias[kept], self.rest[kept], self.share[kept])
 
 
-def relations_of(numbers: Tensor, there: Tensor) -> Relations | None:
-    """The relations that nearly all numbers (n, W) keep where they are there; None where there is none."""
+class Products(nn.Module):
+    """Numbers -> how far each product of powers is from what it always is, as Relations; of positive numbers alone."""
+
+    def __init__(self, relations: Relations) -> None:
+        """Relations of logarithms."""
+        super().__init__()
+        self.relations = relations
+
+    def forward(self, numbers: Tensor, there: Tensor) -> Tensor:
+        """Of numbers (N, W), 0 where `there` (N, W) is 0."""
+        broken: Tensor = self.relations(*logarithms(numbers, there))
+        return broken
+
+
+def logarithms(numbers: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, W) those of numbers (N, W) that are there and positive; and (N, W) 1 where there is one."""
+    positive = there * (numbers > 0).to(there.dtype)
+    return log(torch.where(positive > 0, numbers, 1.0).clamp(min=POSITIVE_LEAST)), positive
+
+
+def products_of(numbers: Tensor, there: Tensor) -> Products | None:
+    """The products of whole powers that nearly all numbers (n, W) keep where they are there; None where there is none.
+
+    Without those that say no more than that two numbers are in proportion: sums say that, too.
+    """
+    relations = relations_of(*logarithms(numbers, there), powers=True)
+    if relations is None:
+        return None
+    factors, powers = relations.uses.sum(0), relations.weight
+    simple = (powers == powers.round()).all(0) & (powers.abs() <= POWER_MOST).all(0) & (relations.bias.abs() <= VALUE_MOST)
+    broken = (relations.apart(*logarithms(numbers, there)) > 0).double().mean(0)
+    kept = simple & ((factors > 2) | (powers.sum(0) != 0)) & (broken <= BROKEN_MOST)
+    return Products(relations.take(kept)) if kept.any() else None
+
+
+def relations_of(numbers: Tensor, there: Tensor, *, powers: bool = False) -> Relations | None:
+    """The relations that nearly all numbers (n, W) keep where they are there; None where there is none.
+
+    powers: whether coefficients are the powers of a product, which are whole numbers if they are close to some.
+    """
     values, known = numbers.numpy().astype(np.float64), there.numpy() > 0
     places = np.flatnonzero((known.mean(0) >= THERE) & (commonest(values) <= COMMONEST)) if len(values) else np.empty(0, np.intp)
     values = values[known[:, places].all(1)][:, places]
@@ -56,14 +112,23 @@ def relations_of(numbers: Tensor, there: Tensor) -> Relations | None:
     if not ways.shape[1]:
         return None
     ways = np.where(np.abs(ways) < np.quantile(away(z @ ways), NEARLY, axis=0), 0, ways)  # as small as what is left: chance
-    left = away(z @ ways)
+    coefficients = in_whole_powers(ways / spread[:, None]) if powers else ways / spread[:, None]
+    sums = values @ coefficients
+    left = away(sums)
     nearly, most = np.quantile(left, NEARLY, axis=0), left.max(0)
     rest = BEYOND * np.where(most < FAR * nearly, most, nearly)
     weight, share = np.zeros((2, numbers.shape[1], ways.shape[1]))
-    weight[places], share[places] = ways / spread[:, None], (ways != 0) / np.count_nonzero(ways, axis=0)
-    bias = -np.median(values @ weight[places], axis=0)
+    weight[places], share[places] = coefficients, (ways != 0) / np.count_nonzero(ways, axis=0)
+    bias = -np.median(sums, axis=0)
     parts = weight, bias, rest + LAST_BITS * (1 + np.abs(bias)), share.T
     return Relations(*(torch.from_numpy(part.astype(np.float32)) for part in parts))
+
+
+def in_whole_powers(powers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(W, R) each column's in units of its least, where all are whole then, or nearly; else as they are."""
+    units = powers / np.where(powers != 0, np.abs(powers), np.inf).min(0)
+    whole = np.rint(units)
+    return np.where((np.abs(units - whole) <= WHOLE_NEARLY).all(0), whole, powers)
 
 
 def commonest(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
-from service.manifest import Apart, Bounds, Feature, Level, Relation, Rules
+from service.manifest import Apart, Bounds, Feature, Level, Product, Relation, Rules
 from training.preprocessing import FLOAT32_MOST, Preprocessing
+from training.relations import Products, Relations
 from training.rules import RuleSet
 
 APART_MOST = 1_000  # levels that never come with some others, told at most
@@ -20,7 +23,8 @@ def describe_rules(rules: RuleSet, preprocessing: Preprocessing, features: Seque
     return Rules(
         bounds=_bounds(rules, numbers),
         whole=tuple(numbers[place] for place in torch.nonzero(rules.whole)[:, 0].tolist()),
-        relations=_relations(rules, numbers),
+        relations=tuple(_relations(rules.relations, numbers)),
+        products=tuple(_products(rules.products, numbers)),
         apart=_apart(rules, preprocessing, features)[:APART_MOST],
     )
 
@@ -35,16 +39,31 @@ def _bounds(rules: RuleSet, numbers: Sequence[str]) -> tuple[Bounds, ...]:
     )
 
 
-def _relations(rules: RuleSet, numbers: Sequence[str]) -> tuple[Relation, ...]:
+def _relations(relations: Relations | None, numbers: Sequence[str]) -> tuple[Relation, ...]:
     """Each with 1 as its largest coefficient."""
-    if rules.relations is None:
-        return ()
-    told = []
-    for weight, bias, rest in zip(rules.relations.weight.T, rules.relations.bias, rules.relations.rest, strict=True):
-        unit = float(weight[weight.abs().argmax()])
-        coefficients = {numbers[j]: float(weight[j]) / unit for j in torch.nonzero(weight)[:, 0].tolist()}
-        told.append(Relation(coefficients=coefficients, value=-float(bias) / unit, within=float(rest) / abs(unit)))
-    return tuple(told)
+    told = (_told(*one, numbers, float(one[0][one[0].abs().argmax()])) for one in _each(relations))
+    return tuple(Relation(coefficients=coefficients, value=value, within=within) for coefficients, value, within in told)
+
+
+def _products(products: Products | None, numbers: Sequence[str]) -> tuple[Product, ...]:
+    """Each with a positive first power."""
+    told = (_told(*one, numbers, float(one[0][one[0] != 0][0].sign())) for one in _each(products.relations if products else None))
+    return tuple(
+        Product(exponents={name: int(power) for name, power in powers.items()}, value=math.exp(value), within=within)
+        for powers, value, within in told
+    )
+
+
+def _each(relations: Relations | None) -> Iterator[tuple[Tensor, float, float]]:
+    """Coefficients (W,), bias and rest of each."""
+    if relations is not None:
+        yield from zip(relations.weight.T, relations.bias.tolist(), relations.rest.tolist(), strict=True)
+
+
+def _told(weight: Tensor, bias: float, rest: float, numbers: Sequence[str], unit: float) -> tuple[dict[str, float], float, float]:
+    """Coefficients by name, the value of their sum and how far it may be off, in units of one of them."""
+    coefficients = {numbers[j]: float(weight[j]) / unit for j in torch.nonzero(weight)[:, 0].tolist()}
+    return coefficients, -bias / unit, rest / abs(unit)
 
 
 def _apart(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Feature]) -> tuple[Apart, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from training.memory import Term
 from training.preprocessing import ENCODED_MOST, FLOAT32_MOST, Preprocessing, Slots
-from training.relations import relations_of
+from training.relations import products_of, relations_of
 from training.stable import LEAST, joined, sqrt, total
 
 TIES = 20  # training records at the very end of a column's values that make it a bound
@@ -69,11 +69,13 @@ class RuleSet(nn.Module):
         self.apart, self.level_owner = nn.Buffer(apart), nn.Buffer(owners[apart])
         self.never = nn.Buffer(never[apart][:, apart].float() / 2)
         self.relations = relations_of(slots.numbers, there)
+        self.products = products_of(slots.numbers, there)
 
     @property
     def empty(self) -> bool:
         """Whether there is no rule."""
-        return not self.bounded and not self.whole.any() and not len(self.apart) and self.relations is None
+        none_related = self.relations is None and self.products is None
+        return not self.bounded and not self.whole.any() and not len(self.apart) and none_related
 
     def forward(self, slots: Slots) -> Tensor:
         """Of records (N, D)."""
@@ -86,8 +88,8 @@ class RuleSet(nn.Module):
         if len(self.apart):
             levels = self._levels(slots)[:, self.apart]
             parts.append((levels @ self.never * levels) @ self.level_owner)
-        if self.relations is not None:
-            parts.append(self.relations(numbers, self._there(slots)) @ self.number_owner)
+        related = [found for found in (self.relations, self.products) if found is not None]
+        parts += [found(numbers, self._there(slots)) @ self.number_owner for found in related]
         return sum(parts[1:], parts[0]) if parts else slots.y.new_zeros(len(slots.y), self.number_owner.shape[1])
 
     def _there(self, slots: Slots) -> Tensor:

@@ -87,7 +87,7 @@ function verdict(answer) {
     el("p", {}, `Its p-value is ${p}: so large is the share of normal records that score at least as high.`),
     culprits.length ? el("p", {}, `But for ${oneOf(culprits.map((one) => one.feature))} it would not be flagged.`) : null,
     result.broken_rules.length
-      ? el("p", {}, `It does not keep what every training record keeps: ${result.broken_rules.join("; ")}.`) : null,
+      ? el("p", {}, `It breaks what every training record keeps: ${result.broken_rules.join("; ")}.`) : null,
     warnings.length ? el("p", {}, `About the data: ${warnings.join("; ")}.`) : null,
     el("h3", {}, "What the score is made of"),
     el("p", { class: "soft" }, "First what the record would be the most normal without, or with another value of; what is expected is what its other values tell."),
