@@ -171,10 +171,17 @@ class Bounds(_Model):
     high: float | None = None
 
 
+class Pair(_Model):
+    """Two numbers of which the one is never above the other."""
+
+    lesser: str
+    greater: str
+
+
 class Relation(_Model):
     """A weighted sum of numbers that is the same in all training records, but for rounding."""
 
-    coefficients: dict[str, float]  # by feature; the largest is 1
+    coefficients: dict[str, float]  # by feature
     value: float
     within: float = Field(ge=0)
 
@@ -201,6 +208,7 @@ class Rules(_Model):
 
     bounds: tuple[Bounds, ...] = ()
     whole: tuple[str, ...] = ()  # numbers that are whole
+    pairs: tuple[Pair, ...] = ()
     relations: tuple[Relation, ...] = ()
     products: tuple[Product, ...] = ()
     apart: tuple[Apart, ...] = ()
@@ -278,10 +286,11 @@ class Manifest(_Model):
 
 def related(rules: Rules) -> set[str]:
     """The features that rules are about."""
-    pairs = {name for rule in rules.apart for name in (rule.feature, rule.other)}
+    pairs = {name for pair in rules.pairs for name in (pair.lesser, pair.greater)}
+    levels = {name for rule in rules.apart for name in (rule.feature, rule.other)}
     sums = {name for rule in rules.relations for name in rule.coefficients}
     products = {name for rule in rules.products for name in rule.exponents}
-    return {rule.feature for rule in rules.bounds} | set(rules.whole) | sums | products | pairs
+    return {rule.feature for rule in rules.bounds} | set(rules.whole) | pairs | sums | products | levels
 
 
 def parse_manifest(content: bytes) -> Manifest:

@@ -5,29 +5,35 @@ That a broken rule makes a record odd, and how odd, the graph says; here it is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import log
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.encoding import as_written
-from service.manifest import Apart, Bounds, Feature, Level, Product, Relation, Rules, column_slices
+from service.manifest import Apart, Bounds, Feature, Level, Pair, Product, Relation, Rules, column_slices
 
-LAST_BITS = 1e-5  # of the numbers that a relation adds up: more than float32 leaves
+WHOLE = "whole numbers"
+LAST_BITS = 1e-6  # of the numbers that a relation adds up: more than float32 leaves
+NOTHING = 1e-20  # a bound that is less says that 0 is not reached
 WHOLE_MOST = 2.0**24  # beyond, all numbers of float32 are whole
 Rows = NDArray[np.bool_]  # (N,)
 Breach = tuple[Rows, str]  # which records break a rule, and the rule in words
 
 
 def in_words(rules: Rules | None, features: Sequence[Feature]) -> list[str]:
-    """A line for each rule: bounds, whole numbers, sums, products, and levels that never come together."""
+    """A line for each rule: bounds and whole numbers, of all features that have the same; pairs, sums, products, and levels that
+    never come together.
+    """
     if rules is None:
         return []
     by_name = {feature.name: feature for feature in features}
     return [
-        *map(_bounds, rules.bounds),
-        *map(_whole, rules.whole),
+        *_together((bounds.feature, _ends(bounds)) for bounds in rules.bounds),
+        *_together((name, WHOLE) for name in rules.whole),
+        *map(_pair, rules.pairs),
         *map(_relation, rules.relations),
         *map(_product, rules.products),
         *(_apart(rule, rule.never, by_name) for rule in rules.apart),
@@ -54,10 +60,12 @@ class Judge:
     def _breaches(self, rules: Rules, values: Callable[[str], NDArray[np.float64]]) -> Iterator[Breach]:
         """A missing value, which is NaN, breaks no rule: no comparison with it holds."""
         for bounds in rules.bounds:
-            yield _beyond(bounds, values(bounds.feature)), _bounds(bounds)
+            yield _beyond(bounds, values(bounds.feature)), f"{bounds.feature}: {_ends(bounds)}"
         for name in rules.whole:
             number = values(name)
-            yield (np.abs(number) < WHOLE_MOST) & (number != np.floor(number)), _whole(name)
+            yield (np.abs(number) < WHOLE_MOST) & (number != np.floor(number)), f"{name}: {WHOLE}"
+        for pair in rules.pairs:
+            yield values(pair.lesser) > values(pair.greater), _pair(pair)
         for relation in rules.relations:
             parts = [by * values(name) for name, by in relation.coefficients.items()]
             yield _differ(parts, relation.value, relation.within), _relation(relation)
@@ -92,23 +100,40 @@ def _has(values: NDArray[np.float64], level: Level) -> Rows:
     return np.asarray((values >= level[0]) & (values <= level[1]))
 
 
-def _bounds(bounds: Bounds) -> str:
-    low, high = as_written(bounds.low), as_written(bounds.high)
-    if low is not None and high is not None:
-        return f"{bounds.feature}: from {low:g} to {high:g}"
-    return f"{bounds.feature}: {high:g} or less" if low is None else f"{bounds.feature}: {low:g} or more"
+def _together(each: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """The names of all that have the same rule, and that."""
+    names = defaultdict[str, list[str]](list)
+    for name, rule in each:
+        names[rule].append(name)
+    return (f"{', '.join(them)}: {rule}" for rule, them in names.items())
 
 
-def _whole(name: str) -> str:
-    return f"{name}: whole numbers"
+def _ends(bounds: Bounds) -> str:
+    low, high = bounds.low, bounds.high
+    at_least = None if low is None else "more than 0" if 0 < low < NOTHING else f"{_written(low)} or more"
+    at_most = None if high is None else "less than 0" if -NOTHING < high < 0 else f"{_written(high)} or less"
+    ends = [end for end in (at_least, at_most) if end is not None]
+    plain = all(end.endswith(("more", "less")) for end in ends)
+    if low is not None and high is not None and plain:
+        return f"from {_written(low)} to {_written(high)}"
+    return ", ".join(ends)
+
+
+def _written(value: float) -> str:
+    """In the digits of float32."""
+    return f"{as_written(value):.9g}"
+
+
+def _pair(pair: Pair) -> str:
+    return f"{pair.lesser} never above {pair.greater}"
 
 
 def _relation(relation: Relation) -> str:
-    """1 net + 1 tax - 1 gross is 0, within 0.02."""
-    (name, first), *others = relation.coefficients.items()
-    total = f"{first:.4g} {name}" + "".join(f" {'-' if by < 0 else '+'} {abs(by):.4g} {other}" for other, by in others)
+    """net + tax - gross is 0, within 0.02."""
+    parts = [("-" if by < 0 else "+", f"{abs(by):.5g} {name}".removeprefix("1 ")) for name, by in relation.coefficients.items()]
+    total = " ".join(word for part in parts for word in part).removeprefix("+ ")
     value = relation.value if abs(relation.value) > 2 * relation.within else 0  # less is nothing but rounding
-    return f"{total} is {value:.4g}, within {relation.within:.2g}"
+    return f"{total} is {_written(value)}, within {relation.within:.2g}"
 
 
 def _product(product: Product) -> str:
@@ -116,7 +141,7 @@ def _product(product: Product) -> str:
     powers = [(f"{name}^{abs(power)}" if abs(power) != 1 else name, power < 0) for name, power in product.exponents.items()]
     above, below = ([power for power, divides in powers if divides == under] for under in (False, True))
     total = " / ".join([" × ".join(above) or "1", *below])
-    return f"{total} is {product.value:.4g}, within {100 * product.within:.2g} %"
+    return f"{total} is {_written(product.value)}, within {100 * product.within:.2g} %"
 
 
 def _apart(rule: Apart, never: Sequence[Level], features: dict[str, Feature]) -> str:
@@ -129,7 +154,7 @@ def _level(feature: Feature, level: Level) -> str:
     if feature.kind == "boolean":
         return "true" if low else "false"
     if feature.kind == "numeric":
-        return f"{as_written(low):g}"
+        return _written(low)
     known = len(feature.categories)
     if low == high:
         return str(feature.categories[int(low)]) if low < known else "a new one"

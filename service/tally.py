@@ -57,13 +57,15 @@ class Tally:
 
 
 def _most(found: Counter[tuple[str, str]], rows: int) -> Iterator[str]:
-    """What was found most often, (column, words), and in how many of the rows: MOST lines at most."""
-    most = found.most_common()
+    """What was found most often, (column, words), and in how many of the rows: MOST lines at most. First comes what is found of
+    columns that never changed, since these have no part in any score.
+    """
+    most = sorted(found.most_common(), key=lambda one: one[0][1] != CHANGED)
     shown = most if len(most) <= MOST else most[: MOST - 1]
     for (column, words), n in shown:
         yield f"  {column}: {words}, in {n:,} row{'' if n == 1 else 's'} ({_share(n, rows)})"
     if len(shown) < len(most):
-        yield f"  and {len(most) - len(shown)} others, in as many rows or fewer"
+        yield f"  and {len(most) - len(shown)} others"
 
 
 def _share(n: int, rows: int) -> str:

@@ -59,8 +59,10 @@ def build(
         if config.score == "surprise":
             if config.regressions_weight:
                 scorer.regressions = regressions_of(preprocessing, x, fold, config.regression, config.seed)
-            scorer.presence = presence_of(preprocessing, x, fold, config.presence, config.seed)
-            scorer.rules = rules_of(preprocessing, x, fold, config.seed) if config.rules_weight else None
+            if config.presence_weight:
+                scorer.presence = presence_of(preprocessing, x, fold, config.presence, config.seed)
+            if config.rules_weight:
+                scorer.rules = rules_of(preprocessing, x, fold, config.seed)
             judges = remember(scorer, x, config, None if len(held) else torch.from_numpy(fold))
             if len(held):
                 values = [values_of(scorer, part) for part in torch.split(torch.from_numpy(held), CHUNK)]

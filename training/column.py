@@ -23,7 +23,6 @@ from training.strays import Strays
 from training.thousands import Dots
 from training.whole_numbers import FEW_CODES
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 HEAD = 1_000  # values that are looked at to choose how to read a column
 WHOLE_MAX = 2.0**53  # float64 tells whole numbers apart up to here
 CODE = re.compile(r"\s*(?:0|(\+))\d+\s*", re.ASCII)  # 01067, +49111
@@ -112,8 +111,10 @@ class Column:
         if not len(there):
             return
         low, high = float(there.min()), float(there.max())
-        if self.mode == "numbers" and not -FLOAT32_MAX <= low <= high <= FLOAT32_MAX:
-            row = int(rows[np.flatnonzero(np.abs(values) > FLOAT32_MAX)[0]])
+        with np.errstate(over="ignore"):
+            beyond = np.isinf(values.astype(np.float32))
+        if self.mode == "numbers" and beyond.any():
+            row = int(rows[np.flatnonzero(beyond)[0]])
             raise TableError(
                 f"{source.place(row, self.name)}: an infinite value, or one beyond float32; correct it or leave it empty"
             )
@@ -144,9 +145,12 @@ class Column:
         if family == "numbers":
             numbers, times = np.unique(arrow.floats(array), return_counts=True, equal_nan=True)
             there = ~np.isnan(numbers)
-            if (numbers[there] != np.floor(numbers[there])).any() or (np.abs(numbers[there]) > WHOLE_MAX).any():
+            fraction = bool((numbers[there] != np.floor(numbers[there])).any())
+            if fraction or (np.abs(numbers[there]) > WHOLE_MAX).any():
+                found = "not only whole numbers" if fraction else "whole numbers beyond 2^53, of which last digits are lost"
+                remedy = "" if fraction else "; cast it to texts in the file"
                 raise TableError(
-                    f"{source.path}, column {self.name}: not only whole numbers; it cannot be {self.asked or 'categorical'}"
+                    f"{source.path}, column {self.name}: {found}; it cannot be {self.asked or 'categorical'}{remedy}"
                 )
             texts = [str(int(number)) for number in numbers[there]]
             counts = times[there].tolist()

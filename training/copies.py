@@ -87,7 +87,7 @@ def _is_copied(x: NDArray[np.float32], whole: NDArray[np.uint64], key: Sequence[
     repeated = count > 1
     copied = repeated & (np.bincount(distinct, minlength=len(count)) == 1)  # all rows of this value are the same row
     if not rest.shape[1]:
-        return bool(copied.sum() >= ALONE * len(count))
+        return bool(copied.sum() >= ALONE * len(count)) and (len(key) > 1 or _is_fine(x[:, 0]))
     _, alike = np.unique(_digests(rest), return_counts=True)
     chance = float(((alike / len(x)) ** 2).sum())
     return bool(copied.sum() >= SHARE * len(count) and copied.sum() > (1 + chance) / 2 * repeated.sum())

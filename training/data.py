@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def check_fit(dataset: Dataset, config: Config) -> None:
 def check_size(n: int, calibration_share: float, folds: int) -> None:
     """Raises TableError where a fold of a split would have fewer than two of n normal records."""
     if n - round(n * calibration_share) < 2 * folds:
-        raise TableError(f"{n} normal rows are too few: {2 * folds} are needed at least, two for each of {folds} nets")
+        needed = next(m for m in count(n + 1) if m - round(m * calibration_share) >= 2 * folds)
+        raise TableError(f"{n} normal rows are too few: {needed} are needed at least, two of them for each of {folds} nets")
 
 
 def split(n: int, seed: int, calibration_share: float, folds: int, *, in_order: bool = False) -> NDArray[np.int8]:

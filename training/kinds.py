@@ -76,7 +76,8 @@ def feature_of(column: Column) -> Feature:
     if column.mode == "datetimes" and not column.varies and not missing_rate:
         raise UnusableError("of the same hour, weekday and month throughout, of which alone a model takes notice")
     if column.mode == "numbers" and np.float32(column.low) == np.float32(column.high) and not missing_rate:
-        reason = "constant in float32, in which models compute: subtract a number close to its values"
+        reason = "constant in float32, in which models compute: subtract a number close to its values, or, if these are codes, "
+        reason += f"--categorical {column.name}"
         raise UnusableError(reason, _number(column))
     if column.mode == "datetimes":
         return Feature(name=column.name, kind="datetime", missing_rate=missing_rate, day_first=_day_first(column))

@@ -27,6 +27,7 @@ LEVELS = 64  # one-hot slots of a category; of more levels than that, one slot i
 NEW_SHARE = 0.002  # of records whose level is new, about: where more are, a new level is as odd as a rare one, and no odder
 UNIT = 3.0  # spreads around the median in which bend is about linear
 SHAPE_RECORDS = 20_000  # that tell the shape of a column, at most
+UNIT_LEAST, UNIT_MOST = 1e-30, 1e37  # that float32 has, and divides by
 LIMIT = 1e9  # units from the origin; beyond, a number is as odd as it gets
 PERIODS = (24.0, 7.0, 12.0)  # of hour, weekday, month
 ENOUGH = (2, 7, 11)  # different hours, weekdays, months, with which a table tells which are usual, rather than when it was made
@@ -184,10 +185,11 @@ class Preprocessing(nn.Module):
         """The bends of the numbers (N, numerics), NaN where missing: that by which the nets see them, and that by their shape."""
         median, spread = middle_and_spread(values)
         counts = counts_in_decades(values)
-        origin, unit = np.where(counts, 0.0, median), np.where(counts, 1.0, UNIT * spread)
-        bent = bend(torch.from_numpy((values - origin) / unit)).numpy()
+        origin, unit = np.where(counts, 0.0, median), np.where(counts, 1.0, UNIT * spread).clip(UNIT_LEAST, UNIT_MOST)
+        bent = bend(torch.from_numpy(((values - origin) / unit).clip(-LIMIT, LIMIT))).numpy()
         some = with_a_value(values[:: math.ceil(len(values) / SHAPE_RECORDS)])
         shape_origin, shape_unit = bend_of(some)
+        shape_unit = shape_unit.clip(UNIT_LEAST, UNIT_MOST)
         self._real("origin", np.concatenate([origin, np.where(counts, 0.0, shape_origin)]))
         self._real("unit", np.concatenate([unit, np.where(counts, 1.0, shape_unit)]))
         spread = np.nanstd(bent, axis=0) if bent.shape[1] else np.empty(0)

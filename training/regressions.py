@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.memory import Term
+from training.null_ways import COMMONEST
 from training.preprocessing import Preprocessing, Slots
 from training.presence import FAR
-from training.relations import COMMONEST, commonest
 from training.ridge import VARIANCE_LEAST, Fits, fit, mean_of
+from training.shape import commonest
 from training.stable import LEAST, gather_up, total
 from training.standard import Standard
 from training.tail_curve import TailCurve
@@ -153,7 +154,7 @@ def regressions_of(
     slots, own = preprocessing(torch.from_numpy(x[rows])), torch.from_numpy(fold[rows].astype(np.int64))
     there = slots.seen[:, :count] > 0
     best = likeliest(preprocessing, slots, there, own)
-    varies = (best.variance > VARIANCE_LEAST) & torch.from_numpy(commonest(slots.numbers.numpy()) <= COMMONEST)
+    varies = (best.variance > VARIANCE_LEAST) & torch.from_numpy(commonest(slots.numbers.numpy(), there.numpy()) <= COMMONEST)
     told = best.fits.made & varies & (best.lost <= (1 - least) * best.variance)
     if not told.any():
         return None

@@ -9,21 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.null_ways import A_COLUMN, COMMONEST, NEARLY, RECORDS_LEAST, VARYING_LEAST, away, null_ways, simplest, times
+from training.shape import commonest, most_frequent
 from training.stable import log
 
-EXACT = 1e-3  # of a standard deviation: as much as rounding may leave of a relation
-NEARLY = 0.98  # of the records keep to a relation; what it leaves of the others is no rounding
 FAR = 10.0  # times what nearly all leave: no rounding either
 BEYOND = 2.0  # times what rounding leaves, where a relation begins to be broken; at twice that it is wholly
-LAST_BITS = 1e-5  # of a standard deviation and of the numbers that a relation adds up: more than float32 leaves
-COMMONEST = 0.8  # share of a column's commonest value, above which any sum of it and of its like is nearly always the same
+LAST_BITS = 1e-6  # of the numbers that a relation adds up: more than float32 leaves
 MOST = 1e15  # sums of more might be infinite in float32, and tell nothing
 THERE = 0.8  # share of the records that have a value, below which a column is not looked at
-COLUMNS_MOST, RECORDS_LEAST, A_COLUMN = 200, 100, 4  # records for each column
-DRAWS = 8  # samples of the records, of which some have none that breaks a relation
-COEFFICIENT_LEAST = 1e-6  # of the largest: less is nothing but last bits
+COLUMNS_MOST = 200
+SPREAD_LEAST = 1e-9  # of a number: with less, coefficients grow beyond float32
 POSITIVE_LEAST = 1e-30  # what has a logarithm
-WHOLE_NEARLY = 0.01  # of a power: as far off as rounding may leave it
+WHOLE_NEARLY = 1e-4, 0.01  # of a coefficient, of a power: as far off as rounding may leave it
 POWER_MOST = 4  # of a number in a product; what is no whole power, or larger, is a chance of this table
 VALUE_MOST = 80.0  # of the logarithm of a product: float32 has no others
 BROKEN_MOST = 0.005  # of the training records that break a product: rounding to cents is no small part of small amounts
@@ -81,12 +79,12 @@ def logarithms(numbers: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     return log(torch.where(positive > 0, numbers, 1.0).clamp(min=POSITIVE_LEAST)), positive
 
 
-def products_of(numbers: Tensor, there: Tensor) -> Products | None:
+def products_of(numbers: Tensor, there: Tensor, share: float = 1.0) -> Products | None:
     """The products of whole powers that nearly all numbers (n, W) keep where they are there; None where there is none.
 
     Without those that say no more than that two numbers are in proportion: sums say that, too.
     """
-    relations = relations_of(*logarithms(numbers, there), powers=True)
+    relations = relations_of(*logarithms(numbers, there), share, powers=True)
     if relations is None:
         return None
     factors, powers = relations.uses.sum(0), relations.weight
@@ -96,80 +94,44 @@ def products_of(numbers: Tensor, there: Tensor) -> Products | None:
     return Products(relations.take(kept)) if kept.any() else None
 
 
-def relations_of(numbers: Tensor, there: Tensor, *, powers: bool = False) -> Relations | None:
+def relations_of(numbers: Tensor, there: Tensor, share: float = 1.0, *, powers: bool = False) -> Relations | None:
     """The relations that nearly all numbers (n, W) keep where they are there; None where there is none.
 
-    powers: whether coefficients are the powers of a product, which are whole numbers if they are close to some.
+    share: of all records, that these are. powers: whether coefficients are the powers of a product, which are whole numbers if
+    they are close to some.
     """
     values, known = numbers.numpy().astype(np.float64), there.numpy() > 0
-    places = np.flatnonzero((known.mean(0) >= THERE) & (commonest(values) <= COMMONEST)) if len(values) else np.empty(0, np.intp)
+    places = usable(values, known, share)
     values = values[known[:, places].all(1)][:, places]
-    if not 2 <= len(places) <= COLUMNS_MOST or len(values) < max(RECORDS_LEAST, A_COLUMN * len(places)):
+    places, values = places[values.std(0) > 0], values[:, values.std(0) > 0]
+    if not 2 <= len(places) <= COLUMNS_MOST or len(values) < share * max(RECORDS_LEAST, A_COLUMN * len(places)):
         return None
     centre, spread = values.mean(0), values.std(0)
     z = (values - centre) / spread
-    ways = null_ways(z)
+    ways = null_ways(z, values != most_frequent(values))
     if not ways.shape[1]:
         return None
-    ways = np.where(np.abs(ways) < np.quantile(away(z @ ways), NEARLY, axis=0), 0, ways)  # as small as what is left: chance
-    coefficients = in_whole_powers(ways / spread[:, None]) if powers else ways / spread[:, None]
-    sums = values @ coefficients
+    ways = np.where(np.abs(ways) < np.quantile(away(times(z, ways)), NEARLY, axis=0), 0, ways)  # as small as what is left: chance
+    coefficients = simplest(z, ways, spread, WHOLE_NEARLY[powers])
+    sums = times(values, coefficients)
     left = away(sums)
     nearly, most = np.quantile(left, NEARLY, axis=0), left.max(0)
     rest = BEYOND * np.where(most < FAR * nearly, most, nearly)
-    weight, share = np.zeros((2, numbers.shape[1], ways.shape[1]))
-    weight[places], share[places] = coefficients, (ways != 0) / np.count_nonzero(ways, axis=0)
+    weight, part = np.zeros((2, numbers.shape[1], ways.shape[1]))
+    weight[places], part[places] = coefficients, (coefficients != 0) / np.count_nonzero(coefficients, axis=0)
     bias = -np.median(sums, axis=0)
-    parts = weight, bias, rest + LAST_BITS * (1 + np.abs(bias)), share.T
+    parts = weight, bias, rest + LAST_BITS * (1 + np.abs(bias)), part.T
     return Relations(*(torch.from_numpy(part.astype(np.float32)) for part in parts))
 
 
-def in_whole_powers(powers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(W, R) each column's in units of its least, where all are whole then, or nearly; else as they are."""
-    units = powers / np.where(powers != 0, np.abs(powers), np.inf).min(0)
-    whole = np.rint(units)
-    return np.where((np.abs(units - whole) <= WHOLE_NEARLY).all(0), whole, powers)
-
-
-def commonest(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(W,) the share of the commonest value of each column of (n, W)."""
-    return np.array([np.unique(column, return_counts=True)[1].max() / len(column) for column in values.T])
-
-
-def away(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, R) how far sums (n, R) are from their median: that of most records, whatever a few others have moved the mean by."""
-    return np.abs(sums - np.median(sums, axis=0))
-
-
-def null_ways(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(W, R) unit directions in which nearly all standardised records (n, W) do not vary but for rounding.
-
-    The smallest principal components, of all records and of samples: one broken sum in a hundred hides a relation from the whole.
+def usable(values: NDArray[np.float64], known: NDArray[np.bool_], records: float) -> NDArray[np.intp]:
+    """Columns of (n, W) that may be related: there in nearly all records, of a size that sums bear, and of more values than one;
+    the most varied ones.
     """
-    rng = np.random.default_rng(0)
-    size = max(RECORDS_LEAST // 2, A_COLUMN * z.shape[1])
-    best = np.zeros((z.shape[1], 0))
-    for draw in range(DRAWS):
-        some = z if draw == 0 else z[rng.permutation(len(z))[:size]]
-        variances, ways = np.linalg.eigh(np.cov(some.T, bias=True))
-        ways = sparse(ways[:, variances < EXACT**2])
-        ways = ways[:, np.quantile(away(z @ ways), NEARLY, axis=0) < EXACT]
-        best = ways if ways.shape[1] > best.shape[1] else best
-    return best
-
-
-def sparse(ways: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(W, R) unit directions that span what `ways` (W, R) do, each without the numbers that the others are about.
-
-    Gauss and Jordan's elimination, by the largest coefficient that is left. What is nothing but last bits then is 0.
-    """
-    rows, left = ways.T.copy(), np.ones(ways.shape[1], bool)
-    while left.any():
-        row, column = np.unravel_index(np.argmax(np.abs(rows) * left[:, None]), rows.shape)
-        rows[row] /= rows[row, column]
-        others = np.arange(len(rows)) != row
-        rows[others] -= rows[others, column][:, None] * rows[row]
-        left[row] = False
-    rows[np.abs(rows) < COEFFICIENT_LEAST * np.abs(rows).max(initial=0)] = 0
-    unit: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return unit.T
+    if not len(values):
+        return np.empty(0, np.intp)
+    share = commonest(values, known)
+    there = (known.mean(0) >= THERE) & (np.abs(values).max(0) <= MOST) & (values.std(0) >= SPREAD_LEAST)
+    varied = np.flatnonzero(there & (share <= COMMONEST))
+    seldom = np.flatnonzero(there & (share > COMMONEST) & ((1 - share) * len(values) >= VARYING_LEAST * records))
+    return np.sort(np.concatenate([varied, seldom])) if len(varied) + len(seldom) <= COLUMNS_MOST else varied

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from service.manifest import Apart, Bounds, Feature, Level, Product, Relation, Rules
+from service.manifest import Apart, Bounds, Feature, Level, Pair, Product, Relation, Rules
 from training.preprocessing import FLOAT32_MOST, Preprocessing
 from training.relations import Products, Relations
 from training.rules import RuleSet
@@ -23,6 +23,7 @@ def describe_rules(rules: RuleSet, preprocessing: Preprocessing, features: Seque
     return Rules(
         bounds=_bounds(rules, numbers),
         whole=tuple(numbers[place] for place in torch.nonzero(rules.whole)[:, 0].tolist()),
+        pairs=_pairs(rules, numbers),
         relations=tuple(_relations(rules.relations, numbers)),
         products=tuple(_products(rules.products, numbers)),
         apart=_apart(rules, preprocessing, features)[:APART_MOST],
@@ -39,15 +40,22 @@ def _bounds(rules: RuleSet, numbers: Sequence[str]) -> tuple[Bounds, ...]:
     )
 
 
+def _pairs(rules: RuleSet, numbers: Sequence[str]) -> tuple[Pair, ...]:
+    if rules.pairs is None:
+        return ()
+    both = zip(rules.pairs.lesser.tolist(), rules.pairs.greater.tolist(), strict=True)
+    return tuple(Pair(lesser=numbers[lesser], greater=numbers[greater]) for lesser, greater in both)
+
+
 def _relations(relations: Relations | None, numbers: Sequence[str]) -> tuple[Relation, ...]:
-    """Each with 1 as its largest coefficient."""
-    told = (_told(*one, numbers, float(one[0][one[0].abs().argmax()])) for one in _each(relations))
+    """Each in whole coefficients where it has these, else with 1 as its largest; the first is positive."""
+    told = (_told(*one, numbers, _unit(one[0])) for one in _each(relations))
     return tuple(Relation(coefficients=coefficients, value=value, within=within) for coefficients, value, within in told)
 
 
 def _products(products: Products | None, numbers: Sequence[str]) -> tuple[Product, ...]:
     """Each with a positive first power."""
-    told = (_told(*one, numbers, float(one[0][one[0] != 0][0].sign())) for one in _each(products.relations if products else None))
+    told = (_told(*one, numbers, _unit(one[0])) for one in _each(products.relations if products else None))
     return tuple(
         Product(exponents={name: int(power) for name, power in powers.items()}, value=math.exp(value), within=within)
         for powers, value, within in told
@@ -60,6 +68,12 @@ def _each(relations: Relations | None) -> Iterator[tuple[Tensor, float, float]]:
         yield from zip(relations.weight.T, relations.bias.tolist(), relations.rest.tolist(), strict=True)
 
 
+def _unit(weight: Tensor) -> float:
+    """What coefficients (W,) are told in units of."""
+    sign = float(weight[weight != 0][0].sign())
+    return sign if bool((weight == weight.round()).all()) else sign * float(weight.abs().max())
+
+
 def _told(weight: Tensor, bias: float, rest: float, numbers: Sequence[str], unit: float) -> tuple[dict[str, float], float, float]:
     """Coefficients by name, the value of their sum and how far it may be off, in units of one of them."""
     coefficients = {numbers[j]: float(weight[j]) / unit for j in torch.nonzero(weight)[:, 0].tolist()}
@@ -69,9 +83,9 @@ def _told(weight: Tensor, bias: float, rest: float, numbers: Sequence[str], unit
 def _apart(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Feature]) -> tuple[Apart, ...]:
     """One for each level and each other feature some of whose levels it never comes with."""
     every = _levels(rules, preprocessing, features)
-    levels = [every[place] for place in rules.apart.tolist()]
+    levels = [every[place] for place in rules.apart.levels.tolist()]
     never = defaultdict[tuple[str, Level, str], list[Level]](list)
-    for i, j in torch.nonzero(rules.never.triu()).tolist():
+    for i, j in torch.nonzero(rules.apart.never.triu()).tolist():
         other, level = levels[j]
         never[*levels[i], other].append(level)
     return tuple(
@@ -85,7 +99,7 @@ def _levels(rules: RuleSet, preprocessing: Preprocessing, features: Sequence[Fea
     for feature in features:
         names[feature.kind].append(feature.name)
     told: list[tuple[str, Level]] = [(name, (truth, truth)) for truth in (1.0, 0.0) for name in names["boolean"]]
-    few = zip(rules.few.tolist(), rules.few_value.tolist(), strict=True)
+    few = zip(rules.apart.few.tolist(), rules.apart.few_value.tolist(), strict=True)
     told += [(names["numeric"][place], (value, value)) for place, value in few]
     owners = [names["categorical"][group] for group in preprocessing.slot_group.tolist()]
     return told + list(zip(owners, _codes(preprocessing), strict=True))

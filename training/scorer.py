@@ -113,14 +113,16 @@ class Scorer(nn.Module):
         return Answer(score, evidence.nats, total(evidence.error), contributions, self.expected(slots, out))
 
     def expected(self, slots: Slots, out: Tensor) -> Tensor:
-        """(N, C) what is expected of records, in the units of x: of numbers that others tell by these alone, else by the nets."""
-        by_the_nets = self.preprocessing.restore(out)
-        if self.regressions is None:
-            return by_the_nets
-        columns = self.preprocessing.columns
-        place = np.arange(columns)
-        place[self.regressions.columns] = columns + np.arange(len(self.regressions.columns))
-        return torch.cat([by_the_nets, self.regressions.expected(slots)], 1)[:, torch.from_numpy(place)]
+        """(N, C) what is expected of records, in the units of x: of numbers what exact relations tell, or else regressions on the
+        others; of all else what the nets do, but for levels that rules exclude."""
+        rules = None if self.rules is None else self.rules.every
+        told = self.preprocessing.restore(out if rules is None else rules.possible(slots, out))
+        if self.regressions is not None:
+            told = replaced(told, self.regressions.columns, self.regressions.expected(slots))
+        for numbers, solved, known in [] if rules is None else rules.solved(slots):
+            columns = self.preprocessing.numeric[numbers]
+            told = replaced(told, columns.tolist(), torch.where(known > 0, solved, told[:, columns]))
+        return told
 
     def terms(self, slots: Slots, evidence: Elbo, out: Tensor) -> list[Term]:
         """What the surprise looks at: the nets' error, distances to remembered records, and what the other values tell.
@@ -192,6 +194,14 @@ class Scorer(nn.Module):
     def sided(self) -> set[int]:
         """Which terms tell of contradictions, and not which of their sides is wrong."""
         return {k for k, told in enumerate(self.in_nats, len(self.each.curves)) if not isinstance(told, Presence)}
+
+
+def replaced(values: Tensor, columns: Sequence[int], others: Tensor) -> Tensor:
+    """(N, C) values with the others (N, J) in these columns."""
+    width = int(values.shape[1])
+    place = np.arange(width)
+    place[columns] = width + np.arange(len(columns))
+    return torch.cat([values, others], 1)[:, torch.from_numpy(place)]
 
 
 def weighed(evidence: Elbo, scale: Tensor) -> Term:

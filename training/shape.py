@@ -71,3 +71,15 @@ def likeliest(column: NDArray[np.float64], median: float, spread: float) -> tupl
             if likelihood > best:
                 best, found = likelihood, (float(origin), float(unit))
     return found
+
+
+def most_frequent(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(W,) the commonest value of each column of (n, W)."""
+    different = [np.unique(column, return_counts=True) for column in values.T]
+    return np.array([value[count.argmax()] for value, count in different])
+
+
+def commonest(values: NDArray[np.floating], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(W,) the share of the commonest value of each column of (n, W), of those that are known (n, W); 1 where none is."""
+    columns = (column[has] for column, has in zip(values.T, known.T, strict=True))
+    return np.array([np.unique(column, return_counts=True)[1].max() / len(column) if len(column) else 1.0 for column in columns])

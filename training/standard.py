@@ -61,10 +61,15 @@ class Standard(nn.Module):
         every.append((torch.zeros_like(self.unit), self.unit, self.scale, slots.numbers[:, self.amount]))
         there = slots.seen[:, own], slots.seen[:, self.amount]
         means = [
-            mean_of(-0.875 * (1 + ((numbers - origin) / unit).double().abs()).log() - (unit * scale).double().log(), known)
+            mean_of(-0.875 * (1 + away(numbers, origin, unit)).log() - (unit * scale).double().log(), known)
             for (origin, unit, scale, numbers), known in zip(every, there, strict=True)
         ]
         return torch.cat(means)[self.place]
 
     def _bent(self, slots: Slots) -> Tensor:
         return bend(torch.clamp(slots.numbers[:, self.amount] / self.unit, -LIMIT, LIMIT))
+
+
+def away(numbers: Tensor, origin: Tensor, unit: Tensor) -> Tensor:
+    """(N, W) how far numbers (N, W) are from their origins (W,), in their units (W,), as far as is looked at."""
+    return ((numbers - origin) / unit).double().abs().clamp(max=LIMIT)

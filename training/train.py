@@ -19,7 +19,7 @@ from service.graph import check
 from service.manifest import SCHEMA_VERSION, Calibration, Feature, File, Manifest, column_slices
 from service.session import SLICE, VERSION, Answers, Session
 from training import levels
-from training.calibrate import build, pool_of, supported_alpha, without_themselves
+from training.calibrate import CHUNK, build, pool_of, supported_alpha, without_themselves
 from training.card import Looked
 from training.checkpoint import Checkpoints, key_of
 from training.compare import Judged
@@ -240,6 +240,10 @@ def look(
 
 def reasons(scorer: Scorer, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The latent means (n, L) of the first net, and each feature's reconstruction error (n, F), of records x (n, C)."""
+    told = []
     with torch.no_grad():
-        slots = scorer.preprocessing(torch.from_numpy(x))
-        return scorer.nets[0].encoder(slots).mu.numpy(), scorer.ensemble(slots)[0].error.numpy()
+        for part in torch.split(torch.from_numpy(x), CHUNK):
+            slots = scorer.preprocessing(part)
+            told.append((scorer.nets[0].encoder(slots).mu, scorer.ensemble(slots)[0].error))
+    means, errors = (torch.cat(parts).numpy() for parts in zip(*told, strict=True))
+    return means, errors

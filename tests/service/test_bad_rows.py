@@ -122,7 +122,7 @@ def test_the_summary_tells_them_and_counts_no_other(bundle_dir: Path, mixed: Pat
         "  count: does not fit float32 (infinite or too large), in 2 rows (6.67 %)",
         "  amount: not a number, in 1 row (3.33 %)",
         "  count: not a number, in 1 row (3.33 %)",
-        "  and 4 others, in as many rows or fewer",
+        "  and 4 others",
         "flagged 10 of 20 rows (50 %) at alpha 0.01",
         "  amount: out of the range that training saw, in 10 rows (50 %)",
         "  country: a category that training did not see, in 10 rows (50 %)",

@@ -177,7 +177,7 @@ RULES = Rules(
 KEEPS = {**GOOD, "amount": 12.5}  # 12.5 - 4 * 3 is 0.5
 BREAKS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "none": ({}, []),
-    "a bound and a relation": ({"count": 21}, ["count: from 0 to 20", "1 amount - 4 count is 0.5, within 0.1"]),
+    "a bound and a relation": ({"count": 21}, ["count: from 0 to 20", "amount - 4 count is 0.5, within 0.1"]),
     "the other": ({"amount": -1.0, "count": None}, ["amount: 0 or more"]),
     "a fraction": ({"count": 3.5, "amount": 14.5}, ["count: whole numbers"]),
     "a pair": ({"online": False}, ["country de: never with online false"]),

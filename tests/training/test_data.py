@@ -154,6 +154,8 @@ class TestKinds:
         read = only(table({"n": N * 3, "a": cells}), kinds={"a": "categorical"})
         assert read.categories == (str(large), str(large + 1), str(large + 2))
         pq.write_table(pa.table({"n": N * 3, "a": cells}), tmp_path / "t.parquet")
+        assert "whole numbers beyond 2^53" in refused(tmp_path / "t.parquet", kinds={"a": "categorical"})
+        pq.write_table(pa.table({"n": N * 3, "a": [1.5, 2.0, 3.0, 1.5] * 3}), tmp_path / "t.parquet")
         assert "not only whole numbers" in refused(tmp_path / "t.parquet", kinds={"a": "categorical"})
 
     def test_categories_beyond_the_most_frequent_are_unknown(self, table, monkeypatch):

@@ -1,0 +1,51 @@
+"""What a number has to be by an exact relation, where the others of it are there: a gross amount by net and tax."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.preprocessing import FLOAT32_MOST
+from training.relations import Products, Relations, logarithms
+
+LOGARITHM_MOST = 80.0  # of a number; float32 has no others
+
+
+class Solutions(nn.Module):
+    """Numbers -> what each is by the relation that tells it best, and where that can be told."""
+
+    columns: Tensor  # (J,) of numbers that some relation has
+    weight: Tensor  # (W, J) of the others
+    bias: Tensor  # (J,)
+    needs: Tensor  # (W, J) 1 where the relation has another number
+
+    def __init__(self, relations: Relations) -> None:
+        super().__init__()
+        size = relations.weight.abs()
+        off = torch.where(size > 0, relations.rest / size, torch.inf)  # (W, R) how far off a number may be that is told
+        self.columns = nn.Buffer(torch.nonzero(relations.uses.any(1))[:, 0])
+        best = off[self.columns].argmin(1)
+        own = relations.weight[self.columns, best]
+        weight, needs = relations.weight[:, best] / -own, relations.uses[:, best].clone()
+        place = torch.arange(len(best))
+        weight[self.columns, place] = needs[self.columns, place] = 0
+        self.weight, self.needs, self.bias = nn.Buffer(weight), nn.Buffer(needs), nn.Buffer(relations.bias[best] / -own)
+
+    def forward(self, numbers: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, J) of numbers (N, W) that are there (N, W), and (N, J) 1 where all that it takes is there."""
+        told = torch.addmm(self.bias, numbers, self.weight).clamp(-FLOAT32_MOST, FLOAT32_MOST)
+        return told, ((1 - there) @ self.needs == 0).to(numbers.dtype)
+
+
+class Factors(nn.Module):
+    """The same by products of powers."""
+
+    def __init__(self, products: Products) -> None:
+        super().__init__()
+        self.logarithms = Solutions(products.relations)
+        self.columns = nn.Buffer(self.logarithms.columns)
+
+    def forward(self, numbers: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """As Solutions; all that it takes is positive."""
+        told, known = self.logarithms(*logarithms(numbers, there))
+        return told.clamp(-LOGARITHM_MOST, LOGARITHM_MOST).exp(), known
