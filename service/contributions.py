@@ -45,13 +45,13 @@ class Explainer:
 
     def write(self, records: Records, scores: Scores, what_if: WhatIf | None = None) -> list[bytes]:
         """For each of the M explained records, the JSON list of its contributions: a block of records at a time, which stays in
-        the cache. what_if: of these records; then ordered by the lowest score that a record has without the value, or with the
-        one that is expected."""
+        the cache. what_if: of these records; then ordered by it.
+        """
         told: list[bytes] = []
         for start in range(0, len(scores.explained), BLOCK):
             block = slice(start, start + BLOCK)
             without = None if what_if is None else what_if.of(block)
-            reasons = scores.contributions[block], scores.expected[block], without
+            reasons = scores.contributions[block], scores.expected[block], scores.alpha, without
             told += self._write(records.columns(scores.explained[block].tolist()), *reasons)
         return told
 
@@ -60,6 +60,7 @@ class Explainer:
         columns: list[list[Any]],
         contributions: NDArray[np.float32],
         normal: NDArray[np.float32],
+        alpha: float,
         without: WhatIf | None,
     ) -> list[bytes]:
         """All objects of these records are made at once, feature by feature; each record then takes its own, in its own order."""
@@ -71,12 +72,8 @@ class Explainer:
         ends = repeat(END, n) if without is None else chain(self._without(without), repeat(END, len(nothing)))
         pieces = zip(heads, values, repeat(EXPECTED, n), expected, repeat(CONTRIBUTION, n), told, ends, strict=True)
         objects = list(map(b"".join, pieces))
-        order = np.argsort(-contributions, axis=1, kind="stable") * m
-        if without is not None:
-            last = np.full((m, terms - len(self._places)), np.inf)
-            least = np.fmin(without.score, without.expected_score)
-            order = np.lexsort((-contributions, np.concatenate([least, last], axis=1))) * m
-        return [b"[%b]" % b",".join([objects[j + i] for j in row]) for i, row in enumerate(order.tolist())]
+        order = np.argsort(-contributions, axis=1, kind="stable") if without is None else order_of(contributions, without, alpha)
+        return [b"[%b]" % b",".join([objects[j + i] for j in row]) for i, row in enumerate((order * m).tolist())]
 
     def _without(self, what_if: WhatIf) -> Iterator[bytes]:
         """How the objects of a feature's contributions end, feature by feature."""
@@ -112,6 +109,23 @@ class Explainer:
             codes = np.rint(columns[:, 0]).astype(np.int64).tolist()
             return [names[code] if 0 <= code < len(names) else NOTHING for code in codes]
         return [orjson.dumps(decode(feature, row)) for row in columns]
+
+
+def order_of(contributions: NDArray[np.float32], what_if: WhatIf, alpha: float) -> NDArray[np.intp]:
+    """(M, T) in which order contributions (M, T) come: first that of the value but for which the record would be the most normal,
+    being missing or as expected; of equal ones the largest. The latent term is the last.
+
+    Where no value alone makes it normal, several are wrong, and each looks better where another one is changed: then the places
+    in that order and in that of the contributions count alike.
+    """
+    m, terms = contributions.shape
+    last = np.full((m, terms - what_if.score.shape[1]), np.inf)
+    least = np.concatenate([np.fmin(what_if.score, what_if.expected_score), last], axis=1)
+    order = np.lexsort((-contributions, least))
+    alone = (np.fmax(what_if.p_value, what_if.expected_p_value) > alpha).any(axis=1, keepdims=True)
+    by_size = np.argsort(-contributions, axis=1, kind="stable")
+    places = order.argsort(axis=1) + by_size.argsort(axis=1) + np.where(np.isinf(least), 2 * terms, 0)
+    return np.where(alone, order, np.lexsort((least, places)))
 
 
 def floats(values: NDArray[Any]) -> list[bytes]:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.bundle import Bundle
-from service.contributions import BLOCK, Explainer
+from service.contributions import BLOCK, Explainer, order_of
 from service.detector import Detector
 from service.manifest import KL, Apart, Bounds, Relation, Rules
 from service.nearest_normal import STEPS, _order, nearest_normal
 from service.session import SLICE
+from service.what_if import WhatIf
 from tests.service.client import Client
 from tests.service.conftest import Serve
 from tests.service.test_scoring import records
@@ -218,6 +219,16 @@ def test_first_stands_what_the_record_would_be_the_most_normal_without(service: 
     assert {one["feature"] for one in lacking} == {"country", "online", "at"}
     whole = service.score({"records": [{"amount": 3.0, "count": 7, "level": 10}]})["results"][0]["score"]
     assert {one["if_missing"]["score"] for one in lacking} == {whole}
+
+
+def test_where_no_value_alone_is_the_culprit_contributions_have_a_say() -> None:
+    """Of four features and a latent term; the third is odd for the other wrong one."""
+    contributions = np.float32([[1, 5, 2, 3, 9]] * 2)
+    scores = np.float32([[8, 4, 3, 9]] * 2)
+    unflagged = np.array([[0.01, 0.01, 0.2, 0.01], [0.01] * 4])
+    what_if = WhatIf(scores, unflagged, np.empty((2, 4), np.float32), np.full((2, 4), np.nan, np.float32), unflagged * np.nan,
+                     np.empty((2, 4), np.float32))  # fmt: skip
+    assert order_of(contributions, what_if, 0.05).tolist() == [[2, 1, 0, 3, 4], [1, 2, 3, 0, 4]]
 
 
 def test_the_culprit_of_a_contradiction_is_named(serve: Serve, payments: Any) -> None:
