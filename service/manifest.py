@@ -186,10 +186,19 @@ class Relation(_Model):
     within: float = Field(ge=0)
 
 
-class Product(_Model):
-    """A product of powers of numbers that is the same in all training records, but for rounding; positive numbers alone."""
+class Factor(_Model):
+    """A power of a number, or of what it adds to a whole (sign 1) or leaves of it (-1), such as 100 for a percentage."""
 
-    exponents: dict[str, int]  # by feature
+    feature: str
+    power: int
+    base: float = 0.0
+    sign: Literal[1, -1] = 1
+
+
+class Product(_Model):
+    """A product of powers that is the same in all training records, but for rounding; of positive factors alone."""
+
+    factors: tuple[Factor, ...]
     value: float = Field(gt=0)
     within: float = Field(ge=0)  # of its logarithm
 
@@ -289,7 +298,7 @@ def related(rules: Rules) -> set[str]:
     pairs = {name for pair in rules.pairs for name in (pair.lesser, pair.greater)}
     levels = {name for rule in rules.apart for name in (rule.feature, rule.other)}
     sums = {name for rule in rules.relations for name in rule.coefficients}
-    products = {name for rule in rules.products for name in rule.exponents}
+    products = {name for rule in rules.products for name in (factor.feature for factor in rule.factors)}
     return {rule.feature for rule in rules.bounds} | set(rules.whole) | pairs | sums | products | levels
 
 

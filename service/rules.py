@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.encoding import as_written
-from service.manifest import Apart, Bounds, Feature, Level, Pair, Product, Relation, Rules, column_slices
+from service.manifest import Apart, Bounds, Factor, Feature, Level, Pair, Product, Relation, Rules, column_slices
 
 WHOLE = "whole numbers"
 LAST_BITS = 1e-6  # of the numbers that a relation adds up: more than float32 leaves
@@ -70,7 +70,7 @@ class Judge:
             parts = [by * values(name) for name, by in relation.coefficients.items()]
             yield _differ(parts, relation.value, relation.within), _relation(relation)
         for product in rules.products:
-            parts = [power * _logarithm(values(name)) for name, power in product.exponents.items()]
+            parts = [one.power * _logarithm(one.base + one.sign * values(one.feature)) for one in product.factors]
             yield _differ(parts, log(product.value), product.within), _product(product)
         for rule in rules.apart:
             rows = _has(values(rule.feature), rule.level)
@@ -133,15 +133,19 @@ def _relation(relation: Relation) -> str:
     parts = [("-" if by < 0 else "+", f"{abs(by):.5g} {name}".removeprefix("1 ")) for name, by in relation.coefficients.items()]
     total = " ".join(word for part in parts for word in part).removeprefix("+ ")
     value = relation.value if abs(relation.value) > 2 * relation.within else 0  # less is nothing but rounding
-    return f"{total} is {_written(value)}, within {relation.within:.2g}"
+    return f"{total} is {value:.6g}, within {relation.within:.2g}"
 
 
 def _product(product: Product) -> str:
     """quantity × price / total is 1, within 0.02 %."""
-    powers = [(f"{name}^{abs(power)}" if abs(power) != 1 else name, power < 0) for name, power in product.exponents.items()]
-    above, below = ([power for power, divides in powers if divides == under] for under in (False, True))
-    total = " / ".join([" × ".join(above) or "1", *below])
-    return f"{total} is {_written(product.value)}, within {100 * product.within:.2g} %"
+    above = " × ".join(_factor(factor) for factor in product.factors if factor.power > 0)
+    total = " / ".join([above or "1", *(_factor(factor) for factor in product.factors if factor.power < 0)])
+    return f"{total} is {product.value:.6g}, within {100 * product.within:.2g} %"
+
+
+def _factor(factor: Factor) -> str:
+    plain = factor.feature if not factor.base else f"({factor.base:g} {'+' if factor.sign > 0 else '-'} {factor.feature})"
+    return plain if abs(factor.power) == 1 else f"{plain}^{abs(factor.power)}"
 
 
 def _apart(rule: Apart, never: Sequence[Level], features: dict[str, Feature]) -> str:

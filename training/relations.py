@@ -1,6 +1,4 @@
-"""Exact relations between numbers, found in training records and checked: sums, such as net and tax that make the gross, and
-products of powers, such as price times quantity, which are sums of logarithms.
-"""
+"""Exact linear relations between numbers, such as net and tax that make the gross: found in training records, and checked."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ from torch import Tensor, nn
 
 from training.null_ways import A_COLUMN, COMMONEST, NEARLY, RECORDS_LEAST, VARYING_LEAST, away, null_ways, simplest, times
 from training.shape import commonest, most_frequent
-from training.stable import log
 
 FAR = 10.0  # times what nearly all leave: no rounding either
 BEYOND = 2.0  # times what rounding leaves, where a relation begins to be broken; at twice that it is wholly
@@ -20,11 +17,7 @@ MOST = 1e15  # sums of more might be infinite in float32, and tell nothing
 THERE = 0.8  # share of the records that have a value, below which a column is not looked at
 COLUMNS_MOST = 200
 SPREAD_LEAST = 1e-9  # of a number: with less, coefficients grow beyond float32
-POSITIVE_LEAST = 1e-30  # what has a logarithm
 WHOLE_NEARLY = 1e-4, 0.01  # of a coefficient, of a power: as far off as rounding may leave it
-POWER_MOST = 4  # of a number in a product; what is no whole power, or larger, is a chance of this table
-VALUE_MOST = 80.0  # of the logarithm of a product: float32 has no others
-BROKEN_MOST = 0.005  # of the training records that break a product: rounding to cents is no small part of small amounts
 
 
 class Relations(nn.Module):
@@ -57,41 +50,6 @@ class Relations(nn.Module):
     def take(self, kept: Tensor) -> Relations:
         """Those of the R that are kept."""
         return Relations(self.weight[:, kept], self.bias[kept], self.rest[kept], self.share[kept])
-
-
-class Products(nn.Module):
-    """Numbers -> how far each product of powers is from what it always is, as Relations; of positive numbers alone."""
-
-    def __init__(self, relations: Relations) -> None:
-        """Relations of logarithms."""
-        super().__init__()
-        self.relations = relations
-
-    def forward(self, numbers: Tensor, there: Tensor) -> Tensor:
-        """Of numbers (N, W), 0 where `there` (N, W) is 0."""
-        broken: Tensor = self.relations(*logarithms(numbers, there))
-        return broken
-
-
-def logarithms(numbers: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, W) those of numbers (N, W) that are there and positive; and (N, W) 1 where there is one."""
-    positive = there * (numbers > 0).to(there.dtype)
-    return log(torch.where(positive > 0, numbers, 1.0).clamp(min=POSITIVE_LEAST)), positive
-
-
-def products_of(numbers: Tensor, there: Tensor, share: float = 1.0) -> Products | None:
-    """The products of whole powers that nearly all numbers (n, W) keep where they are there; None where there is none.
-
-    Without those that say no more than that two numbers are in proportion: sums say that, too.
-    """
-    relations = relations_of(*logarithms(numbers, there), share, powers=True)
-    if relations is None:
-        return None
-    factors, powers = relations.uses.sum(0), relations.weight
-    simple = (powers == powers.round()).all(0) & (powers.abs() <= POWER_MOST).all(0) & (relations.bias.abs() <= VALUE_MOST)
-    broken = (relations.apart(*logarithms(numbers, there)) > 0).double().mean(0)
-    kept = simple & ((factors > 2) | (powers.sum(0) != 0)) & (broken <= BROKEN_MOST)
-    return Products(relations.take(kept)) if kept.any() else None
 
 
 def relations_of(numbers: Tensor, there: Tensor, share: float = 1.0, *, powers: bool = False) -> Relations | None:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from service.manifest import Apart, Bounds, Feature, Level, Pair, Product, Relation, Rules
+from service.manifest import Apart, Bounds, Factor, Feature, Level, Pair, Product, Relation, Rules
 from training.preprocessing import FLOAT32_MOST, Preprocessing
-from training.relations import Products, Relations
+from training.products import Products
+from training.relations import Relations
 from training.rules import RuleSet
 
 APART_MOST = 1_000  # levels that never come with some others, told at most
@@ -25,7 +26,7 @@ def describe_rules(rules: RuleSet, preprocessing: Preprocessing, features: Seque
         whole=tuple(numbers[place] for place in torch.nonzero(rules.whole)[:, 0].tolist()),
         pairs=_pairs(rules, numbers),
         relations=tuple(_relations(rules.relations, numbers)),
-        products=tuple(_products(rules.products, numbers)),
+        products=tuple(product for products in rules.products for product in _products(products, numbers)),
         apart=_apart(rules, preprocessing, features)[:APART_MOST],
     )
 
@@ -53,13 +54,17 @@ def _relations(relations: Relations | None, numbers: Sequence[str]) -> tuple[Rel
     return tuple(Relation(coefficients=coefficients, value=value, within=within) for coefficients, value, within in told)
 
 
-def _products(products: Products | None, numbers: Sequence[str]) -> tuple[Product, ...]:
+def _products(products: Products, numbers: Sequence[str]) -> Iterator[Product]:
     """Each with a positive first power."""
-    told = (_told(*one, numbers, _unit(one[0])) for one in _each(products.relations if products else None))
-    return tuple(
-        Product(exponents={name: int(power) for name, power in powers.items()}, value=math.exp(value), within=within)
-        for powers, value, within in told
-    )
+    makes = list(zip(products.column.tolist(), products.base.tolist(), products.sign.tolist(), strict=True))
+    for powers, bias, rest in _each(products.relations):
+        unit = _unit(powers)
+        factors = [
+            Factor(feature=numbers[column], power=round(power / unit), base=base, sign=1 if sign > 0 else -1)
+            for power, (column, base, sign) in zip(powers.tolist(), makes, strict=True)
+            if power
+        ]
+        yield Product(factors=tuple(factors), value=math.exp(-bias / unit), within=rest)
 
 
 def _each(relations: Relations | None) -> Iterator[tuple[Tensor, float, float]]:

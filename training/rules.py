@@ -20,7 +20,8 @@ from training.apart import Apart
 from training.bounds import bounds_of, is_whole, moves, pairs_of, whole_numbers
 from training.memory import Term
 from training.preprocessing import ENCODED_MOST, FLOAT32_MOST, Preprocessing, Slots
-from training.relations import products_of, relations_of
+from training.products import products_of
+from training.relations import relations_of
 from training.solutions import Factors, Solutions
 from training.stable import LEAST, sqrt, total
 
@@ -55,9 +56,10 @@ class RuleSet(nn.Module):
         self.apart = Apart(preprocessing, slots, there, share)
         self.pairs = pairs_of(numbers, there, share)
         self.relations, self.products = relations_of(numbers, there, share), products_of(numbers, there, share)
-        self.related = nn.ModuleList(found for found in (self.pairs, self.relations, self.products) if found is not None)
-        factors, sums = self.products and Factors(self.products), self.relations and Solutions(self.relations)
-        self.solutions = nn.ModuleList(told for told in (factors, sums) if told is not None)
+        self.related = nn.ModuleList(found for found in (self.pairs, self.relations, *self.products) if found is not None)
+        self.solutions = nn.ModuleList(map(Factors, self.products))
+        if self.relations is not None:
+            self.solutions.append(Solutions(self.relations))
 
     @property
     def empty(self) -> bool:

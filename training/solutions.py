@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from training.preprocessing import FLOAT32_MOST
-from training.relations import Products, Relations, logarithms
+from training.products import Products
+from training.relations import Relations
 
 LOGARITHM_MOST = 80.0  # of a number; float32 has no others
 
@@ -40,12 +41,18 @@ class Solutions(nn.Module):
 class Factors(nn.Module):
     """The same by products of powers."""
 
+    columns: Tensor  # (J,)
+    base: Tensor  # (J,) of the factor that a number is told by
+    sign: Tensor  # (J,)
+
     def __init__(self, products: Products) -> None:
         super().__init__()
-        self.logarithms = Solutions(products.relations)
-        self.columns = nn.Buffer(self.logarithms.columns)
+        self.products, self.logarithms = products, Solutions(products.relations)
+        factors = self.logarithms.columns
+        self.columns = nn.Buffer(products.column[factors])
+        self.base, self.sign = nn.Buffer(products.base[factors]), nn.Buffer(products.sign[factors])
 
     def forward(self, numbers: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """As Solutions; all that it takes is positive."""
-        told, known = self.logarithms(*logarithms(numbers, there))
-        return told.clamp(-LOGARITHM_MOST, LOGARITHM_MOST).exp(), known
+        told, known = self.logarithms(*self.products.logarithms(numbers, there))
+        return (told.clamp(-LOGARITHM_MOST, LOGARITHM_MOST).exp() - self.base) * self.sign, known

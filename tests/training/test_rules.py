@@ -330,19 +330,21 @@ def test_rare_and_new_levels_are_told_by_their_codes(new_are_alone):
     assert seen.tolist() == [True, not new_are_alone, True, False, False]
 
 
-SALES = ("quantity", "price", "total", "bonus", "paid", "due")
-QUANTITY, PRICE, TOTAL, BONUS, PAID, DUE = range(6)
+SALES = ("quantity", "price", "total", "bonus", "paid", "due", "discount", "net")
+QUANTITY, PRICE, TOTAL, BONUS, PAID, DUE, DISCOUNT, NET_TOTAL = range(8)
 
 
 def sales(n, seed=0):
-    """x (n, 6) of SALES: the total is quantity times price, what is due is that and a bonus, which most have not; paid is at most
-    the total, and often it."""
+    """x (n, 8) of SALES: the total is quantity times price, what is due is that and a bonus, which most have not; paid is at most
+    the total, and often it; the net is what a discount of some percent leaves of the total."""
     draw = np.random.default_rng(seed)
     quantity, price = draw.integers(1, 12, n), np.round(draw.lognormal(3, 1, n), 2)
     total = np.round(quantity * price, 2)
     bonus = np.where(draw.random(n) < 0.9, 0, np.round(draw.lognormal(2, 1, n), 2))
     paid = np.where(draw.random(n) < 0.5, total, np.round(total * draw.random(n), 2))
-    return np.column_stack([quantity, price, total, bonus, paid, total + bonus]).astype(np.float32)
+    discount = draw.choice([0, 0, 5, 10, 25], n)
+    net = np.round(total * (1 - discount / 100), 4)
+    return np.column_stack([quantity, price, total, bonus, paid, total + bonus, discount, net]).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +358,12 @@ def sold():
 def test_products_pairs_and_sums_with_a_rare_addend_are_rules(sold):
     preprocessing, rules, features = sold
     told = in_words(describe_rules(rules.every, preprocessing, features), features)
-    for rule in ("paid never above total", "total + bonus - due is 0", "quantity × price / total is 1"):
+    for rule in (
+        "paid never above total",
+        "total + bonus - due is 0",
+        "quantity × price / total is 1",
+        "total × (100 - discount) / net is 100",
+    ):
         assert any(line.startswith(rule) for line in told), (rule, told)
     assert not rules.every(preprocessing(torch.from_numpy(sales(2_000, 1)))).any()
 
@@ -365,6 +372,7 @@ WRONG = {
     "a product": (lambda x: changed(x, QUANTITY, x[:, QUANTITY] + 1), "quantity × price / total"),
     "a pair": (lambda x: changed(x, PAID, x[:, TOTAL] * 1.2 + 1), "paid never above total"),
     "a sum": (lambda x: changed(x, BONUS, x[:, BONUS] + 1), "total + bonus - due"),
+    "a percentage": (lambda x: changed(x, DISCOUNT, x[:, DISCOUNT] + 10), "total × (100 - discount) / net"),
     "a sign": (lambda x: changed(x, BONUS, -1), "bonus: 0 or more"),
     "a nothing": (lambda x: changed(x, PRICE, 0), "price: more than 0"),
 }
@@ -385,7 +393,7 @@ def test_products_say_nothing_of_what_is_not_positive_or_missing(sold):
     preprocessing, rules, _ = sold
     for value in (np.nan, 0, -5):
         x = changed(changed(sales(50, 3), QUANTITY, 3), PRICE, value)
-        assert not rules.every.products(*numbers_of(preprocessing, x)).any()
+        assert not any(products(*numbers_of(preprocessing, x)).any() for products in rules.every.products)
 
 
 def numbers_of(preprocessing, x):
@@ -396,7 +404,7 @@ def numbers_of(preprocessing, x):
 def test_what_an_exact_relation_tells_is_expected(sold):
     preprocessing, rules, _ = sold
     x = sales(500, 4)
-    for column in (QUANTITY, PRICE, TOTAL, BONUS, DUE):
+    for column in (QUANTITY, PRICE, TOTAL, BONUS, DUE, DISCOUNT, NET_TOTAL):
         wrong = changed(x, column, x[:, column] * 3 + 5)
         for places, told, known in rules.every.solved(preprocessing(torch.from_numpy(wrong))):
             for j in torch.nonzero(places == column)[:, 0].tolist():
