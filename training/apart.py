@@ -10,6 +10,7 @@ from training.stable import joined
 
 MEETINGS = 20.0  # records that would have two levels if these were independent: that none has is chance one time in 5e8
 FEW = 6  # values of a number that are looked at as levels
+SIFTED = 1_000  # records by which most numbers are seen to have more
 SEEN_MOST = 4_096  # levels of which it is looked which meet, the most frequent ones
 LEVELS_MOST = 512  # that are kept apart from others: the graph multiplies by a matrix of so many squared
 IMPOSSIBLE = 2e3  # nats for half a level
@@ -72,8 +73,7 @@ def few_valued(numbers: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """(P,) the places and the values of numbers (N, W), where they are there, that have FEW different ones at most."""
     places, values = list[int](), list[float]()
     for place, (column, known) in enumerate(zip(numbers.T, there.T, strict=True)):
-        different = column[known > 0].unique()
-        if len(different) <= FEW:
+        if len(column[:SIFTED][known[:SIFTED] > 0].unique()) <= FEW and len(different := column[known > 0].unique()) <= FEW:
             places += [place] * len(different)
             values += different.tolist()
     return torch.tensor(places, dtype=torch.int64), torch.tensor(values)

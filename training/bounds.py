@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import permutations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,7 +16,7 @@ YEARS = 1_900, 2_100  # whole numbers between these, too
 POSITIVE = 1e-30  # the least number that is more than 0
 WHOLE_LEAST = 100  # training records with a whole number in a column that has no others
 WHOLE_MOST = 2.0**24  # beyond, all numbers of float32 are whole
-PAIRED_MOST = 64  # columns of which pairs are looked at
+PAIRED_MOST, SIFTED = 64, 1_000  # columns of which pairs are looked at; records by which most pairs are seen to be none
 
 
 def moves(numbers: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -57,17 +55,17 @@ def bounds_of(numbers: Tensor, there: Tensor, share: float = 1.0) -> tuple[Tenso
     Where TIES lie at the very end, that; else 0, where that should have been crossed, or the numbers next to 0, where those with
     fractions never reach it.
     """
-    ends = []
-    for sign in (-1.0, 1.0):
+    ends, fractions, negative = [], whole_numbers(numbers, there, share) == 0, below_zero(numbers, there)
+    for sign, across in ((-1.0, negative), (1.0, there.sum(0) - negative)):
         most = torch.where(there > 0, sign * numbers, -FLOAT32_MOST).amax(0)
         tied = ((sign * numbers == most) & (there > 0)).sum(0) >= TIES * share
-        zero = torch.where((most < 0) & (whole_numbers(numbers, there, share) == 0), -POSITIVE, 0.0)
-        signed = (most <= 0) & (contrary(-sign * numbers, there) >= CONTRARY * share)
+        zero = torch.where((most < 0) & fractions, -POSITIVE, 0.0)
+        signed = (most <= 0) & (across >= CONTRARY * share)
         ends.append(0.0 + sign * torch.where(tied, most, torch.where(signed, zero, FLOAT32_MOST)))
     return ends[0], ends[1]
 
 
-def contrary(numbers: Tensor, there: Tensor) -> Tensor:
+def below_zero(numbers: Tensor, there: Tensor) -> Tensor:
     """(W,) how many of numbers (N, W), where they are there, would be below 0, were they normal with their mean and variance."""
     count = there.sum(0)
     mean = (numbers * there).double().sum(0) / count.clamp(min=1)
@@ -107,16 +105,21 @@ def pairs_of(numbers: Tensor, there: Tensor, share: float = 1.0) -> Pairs | None
     if not 2 <= width <= PAIRED_MOST:
         return None
     values, known = numbers.numpy(), there.numpy() > 0
-    inner = (values != np.where(known, values, np.inf).min(0, initial=np.inf)) & (
-        values != np.where(known, values, -np.inf).max(0, initial=-np.inf)
-    )
+    low, high = np.where(known, values, np.inf).min(0, initial=np.inf), np.where(known, values, -np.inf).max(0, initial=-np.inf)
+    inner = known & (values != low) & (values != high)
     tied = np.zeros((width, width), np.int64)
-    for i, j in permutations(range(width), 2):
-        both = known[:, i] & known[:, j]
-        lesser, greater = values[both, i], values[both, j]
-        if (lesser <= greater).all() and (lesser < greater).any():
-            tied[i, j] = np.count_nonzero((lesser == greater) & inner[both, i] & inner[both, j])
+    for i in range(width):
+        for j in np.flatnonzero(never_above(values[:SIFTED], known[:SIFTED], i)):
+            both = known[:, i] & known[:, j]
+            if (values[both, i] <= values[both, j]).all() and (values[both, i] < values[both, j]).any():
+                tied[i, j] = np.count_nonzero((values[:, i] == values[:, j]) & inner[:, i] & inner[:, j])
     found = tied >= TIES * share
     found &= ~((found.astype(int) @ found.astype(int)) > 0)
     lesser, greater = found.nonzero()
     return Pairs(torch.from_numpy(lesser), torch.from_numpy(greater), width) if len(lesser) else None
+
+
+def never_above(values: NDArray[np.float32], known: NDArray[np.bool_], i: int) -> NDArray[np.bool_]:
+    """(W,) the other numbers (n, W), where they are known (n, W), that number i is never above."""
+    above = (values[:, [i]] > values) & known[:, [i]] & known
+    return np.asarray(~above.any(0) & (np.arange(values.shape[1]) != i))

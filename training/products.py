@@ -7,6 +7,7 @@ of 100 - 20.
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ POWER_MOST = 4  # of a number in a product; what is no whole power, or larger, i
 VALUE_MOST = 80.0  # of the logarithm of a product: float32 has no others
 BROKEN_MOST = 0.005  # of the training records that break a product: rounding to cents is no small part of small amounts
 TOLD_RECORDS, KEPT = 1_000, 0.9  # records that tell whether a product is to be looked for, and their share that has to keep it
-REPLACED_MOST = 64  # columns of which it is looked for
+SHARES_MOST = 20  # columns of percentages and shares; where there are more, they are something else
 WHOLES = {100.0: 2.0, 1.0: 0.02}  # of percentages and shares, and what the largest of them is at least
 
 
@@ -71,13 +72,13 @@ def products_of(numbers: Tensor, there: Tensor, share: float = 1.0) -> list[Prod
     found = [kept_of(numbers, there, share, *plain)]
     known = torch.where(there > 0, numbers, 0.0)
     least, most = known.amin(0).tolist(), known.amax(0).tolist()
-    for j in range(len(least) if len(least) <= REPLACED_MOST else 0):
-        wholes = [whole for whole, smallest in WHOLES.items() if least[j] >= 0 and smallest <= most[j] <= whole]
-        for whole, sign in ((whole, sign) for whole in wholes for sign in (-1.0, 1.0)):
-            base, signs = plain[0].clone(), plain[1].clone()
-            base[j], signs[j] = whole, sign
-            if is_told(numbers, there, base, signs, j):
-                found.append(kept_of(numbers, there, share, base, signs))
+    ends = enumerate(zip(least, most, strict=True))
+    shares = [(j, of) for j, (low, high) in ends for of, smallest in WHOLES.items() if low >= 0 and smallest <= high <= of]
+    for (j, whole), sign in product(shares if len(shares) <= SHARES_MOST else [], (-1.0, 1.0)):
+        base, signs = plain[0].clone(), plain[1].clone()
+        base[j], signs[j] = whole, sign
+        if is_told(numbers, there, base, signs, j):
+            found.append(kept_of(numbers, there, share, base, signs))
     return [products for products in found if products is not None]
 
 

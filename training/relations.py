@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ BEYOND = 2.0  # times what rounding leaves, where a relation begins to be broken
 LAST_BITS = 1e-6  # of the numbers that a relation adds up: more than float32 leaves
 MOST = 1e15  # sums of more might be infinite in float32, and tell nothing
 THERE = 0.8  # share of the records that have a value, below which a column is not looked at
-COLUMNS_MOST = 200
+COLUMNS_MOST, RECORDS_MOST = 200, 10_000
 SPREAD_LEAST = 1e-9  # of a number: with less, coefficients grow beyond float32
 WHOLE_NEARLY = 1e-4, 0.01  # of a coefficient, of a power: as far off as rounding may leave it
 
@@ -58,7 +60,8 @@ def relations_of(numbers: Tensor, there: Tensor, share: float = 1.0, *, powers: 
     share: of all records, that these are. powers: whether coefficients are the powers of a product, which are whole numbers if
     they are close to some.
     """
-    values, known = numbers.numpy().astype(np.float64), there.numpy() > 0
+    few = slice(None, None, math.ceil(len(numbers) / RECORDS_MOST))
+    values, known = numbers[few].numpy().astype(np.float64), there[few].numpy() > 0
     places = usable(values, known, share)
     values = values[known[:, places].all(1)][:, places]
     places, values = places[values.std(0) > 0], values[:, values.std(0) > 0]
