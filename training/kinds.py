@@ -18,6 +18,7 @@ from training.column import WHOLE_MAX, Column, Mode
 
 MOST_CATEGORIES = 10_000
 FEW_LEVELS = 100  # a text column with more of them, in most rows another one, names its rows
+RANGE_LEAST = 1e-30  # of the values of a column: float32 has no spread of less
 FEW_ROWS = 20  # so does one of at least so many values that all differ
 STRAY = 0.01  # up to this share of cells that are no number among numbers is a mistake; beyond it, the column is text
 # Words that are true and false beside each other; N beside F are two codes.
@@ -77,8 +78,9 @@ def feature_of(column: Column) -> Feature:
         raise UnusableError("of the same hour, weekday and month throughout, of which alone a model takes notice")
     if column.mode == "numbers" and np.float32(column.low) == np.float32(column.high) and not missing_rate:
         reason = "constant in float32, in which models compute: subtract a number close to its values, or, if these are codes, "
-        reason += f"--categorical {column.name}"
-        raise UnusableError(reason, _number(column))
+        raise UnusableError(f"{reason}--categorical {column.name}", _number(column))
+    if column.mode == "numbers" and column.low < column.high and column.high - column.low < RANGE_LEAST:
+        raise UnusableError("all but constant, as its values differ by less than 1e-30: multiply them")
     if column.mode == "datetimes":
         return Feature(name=column.name, kind="datetime", missing_rate=missing_rate, day_first=_day_first(column))
     low, high = float(np.float32(column.low)), float(np.float32(column.high))

@@ -17,6 +17,7 @@ BEYOND = 2.0  # times what rounding leaves, where a relation begins to be broken
 LAST_BITS = 1e-6  # of the numbers that a relation adds up: more than float32 leaves
 MOST = 1e15  # sums of more might be infinite in float32, and tell nothing
 THERE = 0.8  # share of the records that have a value, below which a column is not looked at
+LEFT_MOST, MOSTLY = 0.05, 0.9  # of what a relation adds up, and in what share of the records
 COLUMNS_MOST, RECORDS_MOST = 200, 10_000
 SPREAD_LEAST = 1e-9  # of a number: with less, coefficients grow beyond float32
 WHOLE_NEARLY = 1e-4, 0.01  # of a coefficient, of a power: as far off as rounding may leave it
@@ -74,15 +75,26 @@ def relations_of(numbers: Tensor, there: Tensor, share: float = 1.0, *, powers: 
         return None
     ways = np.where(np.abs(ways) < np.quantile(away(times(z, ways)), NEARLY, axis=0), 0, ways)  # as small as what is left: chance
     coefficients = simplest(z, ways, spread, WHOLE_NEARLY[powers])
+    coefficients = coefficients[:, cancels(values, coefficients)]
+    if not coefficients.shape[1]:
+        return None
     sums = times(values, coefficients)
     left = away(sums)
     nearly, most = np.quantile(left, NEARLY, axis=0), left.max(0)
     rest = BEYOND * np.where(most < FAR * nearly, most, nearly)
-    weight, part = np.zeros((2, numbers.shape[1], ways.shape[1]))
+    weight, part = np.zeros((2, numbers.shape[1], coefficients.shape[1]))
     weight[places], part[places] = coefficients, (coefficients != 0) / np.count_nonzero(coefficients, axis=0)
     bias = -np.median(sums, axis=0)
     parts = weight, bias, rest + LAST_BITS * (1 + np.abs(bias)), part.T
     return Relations(*(torch.from_numpy(part.astype(np.float32)) for part in parts))
+
+
+def cancels(values: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(R,) whether in most records (n, W) hardly anything is left of what sums (W, R) add up: next to the spread of a column in
+    which a few numbers are far larger than all others, these are nothing.
+    """
+    size = times(np.abs(values - np.median(values, axis=0)), np.abs(coefficients))
+    return np.asarray((away(times(values, coefficients)) <= LEFT_MOST * size).mean(0) >= MOSTLY)
 
 
 def usable(values: NDArray[np.float64], known: NDArray[np.bool_], records: float) -> NDArray[np.intp]:

@@ -121,6 +121,29 @@ def test_a_column_that_float32_makes_constant_is_dropped(tmp_path: Path) -> None
     )
 
 
+def test_a_column_whose_range_float32_hardly_has_is_dropped(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    data = written(tmp_path / "t.csv", a=random.normal(size=50), b=random.normal(size=50) * 1e-40)
+    (dropped,) = read_dataset(data).dropped
+    assert (dropped.column, dropped.reason) == ("b", "all but constant, as its values differ by less than 1e-30: multiply them")
+
+
+def test_codes_that_float32_does_not_tell_apart_may_be_categories(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    branch = 1_000_000_001 + random.integers(0, 6, 50)
+    data = written(tmp_path / "t.csv", a=random.normal(size=50), branch=branch)
+    (dropped,) = read_dataset(data).dropped
+    assert dropped.reason.endswith("if these are codes, --categorical branch")
+    assert len(read_dataset(data, kinds={"branch": "categorical"}).features[1].categories) == 6
+
+
+def test_values_of_a_single_column_repeat_by_themselves(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(20, 3, (300, 1)).round(1).astype(np.float32)
+    assert copies.warning(x, [AMOUNT]) is None
+    fine = np.random.default_rng(0).normal(20, 3, (300, 1)).astype(np.float32)
+    assert copies.warning(np.repeat(fine, 2, axis=0), [AMOUNT])
+
+
 def test_a_column_of_few_steps_of_float32_is_warned_of(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     serials, ids = 2.5e9 + random.integers(0, 5000, 300), random.normal(size=300)

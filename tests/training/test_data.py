@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import re
 from collections import Counter
 
 import numpy as np
@@ -707,10 +708,19 @@ class TestSplit:
     def test_another_seed_is_another_split(self):
         assert (split(100, 0, 0.2, 4) != split(100, 1, 0.2, 4)).any()
 
+    def test_the_largest_number_of_float32_is_one_however_it_is_written(self, table):
+        cells = ["3.4028235e+38", *range(1, 20)]
+        dataset = read_dataset(table({"n": list(range(20)), "a": cells}))
+        assert dataset.x[0, 1] == np.finfo(np.float32).max
+
     @pytest.mark.parametrize(("n", "share", "folds"), [(1, 0.2, 1), (8, 0.2, 4), (7, 0, 4), (0, 0.2, 1)])
     def test_too_few(self, n, share, folds):
-        with pytest.raises(TableError, match=f"{n} normal rows are too few"):
+        with pytest.raises(TableError, match=f"{n} normal rows are too few: (\\d+) are needed") as refused:
             split(n, 0, share, folds)
+        needed = int(re.search(r"(\d+) are needed", str(refused.value))[1])
+        split(needed, 0, share, folds)
+        with pytest.raises(TableError):
+            split(needed - 1, 0, share, folds)
 
 
 @given(st.lists(st.sampled_from(["1", "2.5", "x", "", "NA", "yes", "2026-11-23"]), min_size=2, max_size=30))

@@ -484,3 +484,10 @@ def test_signs_are_rules_where_numbers_would_have_crossed_them():
     low, high = bounds_of(x, torch.ones(1_000, 5))
     assert low.tolist() == pytest.approx([POSITIVE, -FLOAT32_MOST, -FLOAT32_MOST, -FLOAT32_MOST, 0])
     assert high.tolist() == pytest.approx([FLOAT32_MOST, FLOAT32_MOST, FLOAT32_MOST, -POSITIVE, FLOAT32_MOST])
+
+
+def test_a_few_huge_numbers_make_no_relation_of_all_others():
+    draw = np.random.default_rng(0)
+    x = np.column_stack([draw.random(2_000) * 1e3, draw.random(2_000), draw.normal(size=2_000)])
+    x[:5, 0] = 1e12
+    assert relations_of(torch.from_numpy(x.astype(np.float32)), torch.ones(2_000, 3)) is None
