@@ -39,7 +39,7 @@ def _of_numbers(column: Column) -> str | None:
         return f" rises from row to row, as an identifier does; if it is one, {drop}"
     if low == high:
         return ": one value, or none; what is learned of it is whether it is missing, hardly which value"
-    step = float(np.spacing(np.float32(max(abs(low), abs(high)))))
+    step = float(np.spacing(np.float32(min(max(abs(low), abs(high)), 1e38))))
     exact = column.integer and step <= 1  # whole numbers up to 2^24 lose nothing
     if high - low < STEPS_LEAST * step and not exact:
         read = f"models compute in float32, which knows numbers of this size in steps of {step:.2g} only"

@@ -72,19 +72,25 @@ def feature_of(column: Column) -> Feature:
     _check_dots(column)
     if _is_of_codes(column) or column.declared:
         raise RereadError("texts")
-    if column.low == column.high and not missing_rate:
-        raise UnusableError("constant", _number(column))
-    if column.mode == "datetimes" and not column.varies and not missing_rate:
-        raise UnusableError("of the same hour, weekday and month throughout, of which alone a model takes notice")
-    if column.mode == "numbers" and np.float32(column.low) == np.float32(column.high) and not missing_rate:
-        reason = "constant in float32, in which models compute: subtract a number close to its values, or, if these are codes, "
-        raise UnusableError(f"{reason}--categorical {column.name}", _number(column))
-    if column.mode == "numbers" and column.low < column.high and column.high - column.low < RANGE_LEAST:
-        raise UnusableError("all but constant, as its values differ by less than 1e-30: multiply them")
+    _check_range(column, missing_rate)
     if column.mode == "datetimes":
         return Feature(name=column.name, kind="datetime", missing_rate=missing_rate, day_first=_day_first(column))
     low, high = float(np.float32(column.low)), float(np.float32(column.high))
     return Feature(name=column.name, kind="numeric", integer=column.integer, low=low, high=high, missing_rate=missing_rate)
+
+
+def _check_range(column: Column, missing_rate: float) -> None:
+    """Raises UnusableError where the values do not differ, or not for float32."""
+    numbers = column.mode == "numbers"
+    if column.low == column.high and not missing_rate:
+        raise UnusableError("constant", _number(column))
+    if not numbers and not column.varies and not missing_rate:
+        raise UnusableError("of the same hour, weekday and month throughout, of which alone a model takes notice")
+    if numbers and np.float32(column.low) == np.float32(column.high) and not missing_rate:
+        reason = "constant in float32, in which models compute: subtract a number close to its values, or, if these are codes, "
+        raise UnusableError(f"{reason}--categorical {column.name}", _number(column))
+    if numbers and column.low < column.high and column.high - column.low < RANGE_LEAST:
+        raise UnusableError("all but constant, as its values differ by less than 1e-30: multiply them")
 
 
 def _text_feature(column: Column, missing_rate: float) -> Feature:
