@@ -132,7 +132,7 @@ def _fit(args: argparse.Namespace) -> None:
     from training.data import check_fit, read_dataset  # noqa: PLC0415
     from training.progress import show  # noqa: PLC0415
     from training.publish import check_folder  # noqa: PLC0415
-    from training.summary import lines  # noqa: PLC0415
+    from training.table.summary import lines  # noqa: PLC0415
 
     check_folder(options.models_dir / check_name(options.model))
     sign = None

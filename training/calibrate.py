@@ -21,14 +21,14 @@ from training.centres import Centres
 from training.config import Config
 from training.elbo import Elbo
 from training.gaps import counts_of
-from training.levels import without_their_own
 from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.presence import presence_of
 from training.regressions import regressions_of
-from training.rules import rules_of
+from training.rules.rule_set import rules_of
 from training.scorer import Scorer, Weights, judge, weighed
 from training.stable import total
+from training.table.levels import without_their_own
 from training.vae import VAE
 from training.views import View
 from training.whitening import Whitened

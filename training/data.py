@@ -1,7 +1,7 @@
 """The training table: its columns understood as features, its rows as x, and the one split of them.
 
-Read twice, a batch at a time: first to learn what each column is (training.kinds), then through service.tables, so that a record
-is encoded in training exactly as it is when it is scored. Only x is held in memory.
+Read twice, a batch at a time: first to learn what each column is (training.table.kinds), then through service.tables, so that a
+record is encoded in training exactly as it is when it is scored. Only x is held in memory.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from service import arrow
 from service.manifest import KL, Dropped, Feature, Kind
 from service.sources import Source, TableError, open_sources
 from service.tables import encode_batch
-from training import order, strays
-from training.column import WHOLE_MAX, Column, Mode, check_types
 from training.config import Config
-from training.kinds import RereadError, UnusableError, feature_of
-from training.table_warnings import warnings_of_table
+from training.table import order, strays
+from training.table.column import WHOLE_MAX, Column, Mode, check_types
+from training.table.kinds import RereadError, UnusableError, feature_of
+from training.table.table_warnings import warnings_of_table
 
 LABELS_TOLD = 5  # values of the label column in an error
 HELD, UNUSED = -1, -2  # what a record is that belongs to no fold

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.memory import Term
-from training.null_ways import COMMONEST
 from training.preprocessing import Preprocessing, Slots
 from training.presence import FAR
 from training.ridge import VARIANCE_LEAST, Fits, fit, mean_of
+from training.rules.null_ways import COMMONEST
 from training.shape import commonest
 from training.stable import LEAST, gather_up, total
 from training.standard import Standard

@@ -19,7 +19,7 @@ from training.memory import Memory, Term
 from training.preprocessing import Preprocessing, Slots
 from training.presence import Presence
 from training.regressions import Regressions
-from training.rules import Rules
+from training.rules.rule_set import Rules
 from training.stable import LEAST, log, total
 from training.tail_curve import FLOOR, TailCurve
 from training.vae import VAE

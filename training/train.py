@@ -18,7 +18,6 @@ from service.calibration import p_values, threshold
 from service.graph import check
 from service.manifest import SCHEMA_VERSION, Calibration, Feature, File, Manifest, column_slices
 from service.session import SLICE, VERSION, Answers, Session
-from training import levels
 from training.calibrate import CHUNK, build, pool_of, supported_alpha, without_themselves
 from training.card import Looked
 from training.checkpoint import Checkpoints, key_of
@@ -35,8 +34,9 @@ from training.progress import Progress
 from training.publish import describe, publish, stage
 from training.reference import with_reference
 from training.report import report
-from training.rule_description import describe_rules
+from training.rules.description import describe_rules
 from training.scorer import Scorer
+from training.table import levels
 from training.vae import VAE
 
 GPU_SLOTS = 1_000  # columns of a table once they are encoded: narrower nets are trained sooner on a core (docs/log.md)

@@ -12,10 +12,10 @@ from service.detector import Detector
 from training import train as story
 from training.calibrate import build, expected, pool_of, remember, without_themselves
 from training.data import read_dataset, read_for_evaluation, split
-from training.levels import without_their_own
 from training.memory import Memory
 from training.metrics import false_alarm_band
 from training.scorer import Scorer
+from training.table.levels import without_their_own
 
 from .conftest import TINY
 from .mixed import rows

@@ -7,8 +7,8 @@ import pytest
 
 from service.manifest import Feature
 from service.sources import TableError
-from training import copies
 from training.data import read_dataset
+from training.table import copies
 
 AMOUNT, COLOUR = Feature(name="amount", kind="numeric"), Feature(name="colour", kind="categorical", categories=("a", "b", "c"))
 

@@ -14,12 +14,12 @@ from service.arrow import PLACEHOLDERS
 from service.encoding import encode_text
 from service.manifest import Dropped, Feature
 from service.tables import TableError, open_table
-from training import kinds as kinds_module
-from training import strays
 from training.config import Config
 from training.data import check_fit, read_dataset, read_for_evaluation, split
 from training.options import MOST
-from training.summary import lines
+from training.table import kinds as kinds_module
+from training.table import strays
+from training.table.summary import lines
 
 
 @pytest.fixture

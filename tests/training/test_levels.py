@@ -10,9 +10,9 @@ from service.detector import Detector
 from service.manifest import Feature
 from training import train as story
 from training.data import read_dataset, read_for_evaluation, split
-from training.levels import of_training, recode, without_their_own
 from training.metrics import false_alarm_band
 from training.preprocessing import Preprocessing
+from training.table.levels import of_training, recode, without_their_own
 
 from .conftest import TINY
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.tables import TableError
-from training import strays
 from training.data import Dataset, read_dataset
-from training.summary import lines
+from training.table import strays
+from training.table.summary import lines
 
 from .test_copies import written
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from service.manifest import Feature
 from tests.training.test_copies import written
-from training import order
 from training.data import read_dataset
+from training.table import order
 
 N = 3_000
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from service.manifest import Feature
 from service.rules import Judge, in_words
 from service.session import Session
-from training.apart import FEW, MEETINGS
-from training.bounds import POSITIVE, TIES, bounds_of, whole_numbers
 from training.export import export
-from training.null_ways import sparse
 from training.preprocessing import FLOAT32_MOST, Preprocessing
-from training.relations import relations_of
-from training.rule_description import describe_rules
-from training.rules import rules_of
+from training.rules.apart import FEW, MEETINGS
+from training.rules.bounds import POSITIVE, TIES, bounds_of, whole_numbers
+from training.rules.description import describe_rules
+from training.rules.null_ways import sparse
+from training.rules.relations import relations_of
+from training.rules.rule_set import rules_of
 
 from .made import folds, scorers_of
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from service import arrow, datetimes
 from service.manifest import Kind
 from service.sources import Source, TableError
-from training.strays import Strays
-from training.thousands import Dots
-from training.whole_numbers import FEW_CODES
+from training.table.strays import Strays
+from training.table.thousands import Dots
+from training.table.whole_numbers import FEW_CODES
 
 HEAD = 1_000  # values that are looked at to choose how to read a column
 WHOLE_MAX = 2.0**53  # float64 tells whole numbers apart up to here

@@ -13,8 +13,8 @@ import numpy as np
 from service import arrow
 from service.manifest import Feature, Scalar
 from service.sources import TableError
-from training import strays
-from training.column import WHOLE_MAX, Column, Mode
+from training.table import strays
+from training.table.column import WHOLE_MAX, Column, Mode
 
 MOST_CATEGORIES = 10_000
 FEW_LEVELS = 100  # a text column with more of them, in most rows another one, names its rows

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from service.manifest import Apart, Bounds, Factor, Feature, Level, Pair, Product, Relation, Rules
 from training.preprocessing import FLOAT32_MOST, Preprocessing
-from training.products import Products
-from training.relations import Relations
-from training.rules import RuleSet
+from training.rules.products import Products
+from training.rules.relations import Relations
+from training.rules.rule_set import RuleSet
 
 APART_MOST = 1_000  # levels that never come with some others, told at most
 

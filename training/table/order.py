@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.manifest import Feature, column_slices
-from training.whole_numbers import is_epoch
+from training.table.whole_numbers import is_epoch
 
 LEAST = 200  # values of a column, below which nothing is said of it
 OTHERS = 30  # of them that are not its most frequent one

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.null_ways import A_COLUMN, EXACT, RECORDS_LEAST
-from training.relations import THERE, Relations, relations_of
+from training.rules.null_ways import A_COLUMN, EXACT, RECORDS_LEAST
+from training.rules.relations import THERE, Relations, relations_of
 from training.stable import log
 
 POSITIVE_LEAST = 1e-30  # what has a logarithm

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from training.preprocessing import FLOAT32_MOST
-from training.products import Products
-from training.relations import Relations
+from training.rules.products import Products
+from training.rules.relations import Relations
 
 LOGARITHM_MOST = 80.0  # of a number; float32 has no others
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from service import arrow
-from training import kinds, strays
-from training.column import Column
-from training.whole_numbers import is_date, is_epoch, looks_like_codes
+from training.table import kinds, strays
+from training.table.column import Column
+from training.table.whole_numbers import is_date, is_epoch, looks_like_codes
 
 STEPS_LEAST = 10_000  # of float32, from the least to the largest value of a column: with fewer, some become equal
 PLAIN_WORDS = {"true", "false", "yes", "no"}  # one of them, beside others of arrow.BOOLEANS: y and f alone may be codes

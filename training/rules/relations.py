@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.null_ways import A_COLUMN, COMMONEST, NEARLY, RECORDS_LEAST, VARYING_LEAST, away, null_ways, simplest, times
+from training.rules.null_ways import A_COLUMN, COMMONEST, NEARLY, RECORDS_LEAST, VARYING_LEAST, away, null_ways, simplest, times
 from training.shape import commonest, most_frequent
 
 FAR = 10.0  # times what nearly all leave: no rounding either

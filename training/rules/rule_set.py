@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.apart import Apart
-from training.bounds import bounds_of, is_whole, moves, pairs_of, whole_numbers
 from training.memory import Term
 from training.preprocessing import ENCODED_MOST, FLOAT32_MOST, Preprocessing, Slots
-from training.products import products_of
-from training.relations import relations_of
-from training.solutions import Factors, Solutions
+from training.rules.apart import Apart
+from training.rules.bounds import bounds_of, is_whole, moves, pairs_of, whole_numbers
+from training.rules.products import products_of
+from training.rules.relations import relations_of
+from training.rules.solutions import Factors, Solutions
 from training.stable import LEAST, sqrt, total
 
 RECORDS_MOST = 50_000  # that are looked at

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.manifest import Feature
-from training import copies, counters, identifiers
-from training.column import Column
-from training.column_warnings import warnings_of
+from training.table import copies, counters, identifiers
+from training.table.column import Column
+from training.table.column_warnings import warnings_of
 
 
 def warnings_of_table(

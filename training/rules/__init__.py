@@ -1,0 +1,1 @@
+"""What every training record keeps, and is odd to break."""
