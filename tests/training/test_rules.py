@@ -412,6 +412,15 @@ def test_what_an_exact_relation_tells_is_expected(sold):
                 np.testing.assert_allclose(told[:, j], x[:, column], rtol=1e-3, atol=2e-3)
 
 
+def test_what_numbers_of_any_size_tell_is_a_number(sold):
+    preprocessing, rules, _ = sold
+    x = sales(40, 5)
+    x[:, TOTAL] = np.repeat(np.float32([3e38, -3e38, 1e-38, 0]), 10)
+    x[::2, DUE], x[::3, QUANTITY] = 3e38, 3e38
+    for _, told, _ in rules.every.solved(preprocessing(torch.from_numpy(x))):
+        assert torch.isfinite(told).all()
+
+
 def test_levels_that_a_rule_excludes_are_not_expected(scorers):
     """A loan is always checked: of one that is not, another product is expected, and of a loan that it is checked."""
     scorer, _ = scorers

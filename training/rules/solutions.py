@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.preprocessing import FLOAT32_MOST
 from training.rules.products import Products
-from training.rules.relations import Relations
+from training.rules.relations import MOST, Relations
 
 LOGARITHM_MOST = 80.0  # of a number; float32 has no others
 
@@ -34,7 +33,7 @@ class Solutions(nn.Module):
 
     def forward(self, numbers: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """(N, J) of numbers (N, W) that are there (N, W), and (N, J) 1 where all that it takes is there."""
-        told = torch.addmm(self.bias, numbers, self.weight).clamp(-FLOAT32_MOST, FLOAT32_MOST)
+        told = torch.addmm(self.bias, numbers.clamp(-MOST, MOST), self.weight)
         return told, ((1 - there) @ self.needs == 0).to(numbers.dtype)
 
 
