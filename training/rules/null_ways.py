@@ -19,7 +19,7 @@ SIMPLER_MOST, USED_MOST = 16, 10
 DECIMALS, RATE_NEARLY = 5, 1e-6
 MULTIPLE_MOST = 100.0
 SEEN_MOST = 2_000  # records by which it is told whether one is as exact
-LEFT_MOST, LAST = 2.0, 1e-7
+AS_EXACT, LAST = 2.0, 1e-7  # times what is left of the others, which is no less than last bits
 WHOLE_MOST = 20  # a larger coefficient is whole by chance
 COEFFICIENT_LEAST = 1e-6  # of the largest: less is nothing but last bits
 
@@ -101,7 +101,7 @@ def simplest(z: Floats, ways: Floats, spread: Floats, nearly: float) -> Floats:
                 [rows[i], *combined(rows[i], rows[j], spread, nearly / 10)], key=lambda row: complexity(row / spread, nearly)
             )
             simpler = complexity(best / spread, nearly) < complexity(rows[i] / spread, nearly)
-            if simpler and left(best) <= LEFT_MOST * max(left(rows[i]), left(rows[j]), LAST):
+            if simpler and left(best) <= AS_EXACT * max(left(rows[i]), left(rows[j]), LAST):
                 rows[i], again = best, True
     return in_round_units(rows.T / spread[:, None], nearly)
 
