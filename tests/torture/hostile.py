@@ -110,8 +110,8 @@ def alter_weights(folder: Path, draw: random.Random) -> None:
     multiplied = {name for node in model.graph.node if node.op_type in ("Gemm", "MatMul") for name in node.input}
     tensor = draw.choice([tensor for tensor in weights if tensor.name in multiplied and len(tensor.dims) == 2])
     values = numpy_helper.to_array(tensor).copy()
-    only_ratios_count = tensor.name.endswith(".pull")
-    values *= draw.choice([-3.0, 0.0] if only_ratios_count else [-3.0, 0.0, 10.0])
+    tenfold_is_the_same = tensor.name.endswith((".pull", ".likelier"))  # of which only ratios count, or what is impossible anyway
+    values *= draw.choice([-3.0, 0.0] if tenfold_is_the_same else [-3.0, 0.0, 10.0])
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     write_graph(folder, model)
 
