@@ -27,6 +27,7 @@ OCTANTS = 8  # of a day, a week or a year
 TWICE = 2  # records of which a thing is expected: service/detector.py lets one of each column differ
 PROVED = 1_000  # records, at most
 MIXED, EXCHANGED, LACKING = 500, 0.3, 0.1  # records, about, and shares of their values that are another's, and missing
+GAPS, GAPPED = 0.3, 2  # share of their values that are missing, and records of which this is done
 EDGE = np.finfo(np.float32).max
 
 
@@ -34,7 +35,8 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
     """Golden records: of the records x (n, C) that calibrate, from the least to the most odd, and the edges of what can come.
 
     The edges: no value at all, the largest and smallest numbers, and unknown categories. And records of which different
-    categories and times are expected, and some that contradict themselves, so that no branch of the graph goes unseen. Where
+    categories and times are expected, some that contradict themselves and some with gaps, so that no branch of the graph goes
+    unseen. Where
     there are any of which no last bits decide, as another build of onnxruntime may have them, the others are left out.
     """
     order = np.argsort(session.run(x, explain=False).score, kind="stable")
@@ -50,7 +52,8 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
             large[at], small[at] = EDGE, -EDGE
         elif feature.kind == "categorical":
             large[at] = len(feature.categories)
-    rows = np.concatenate([x[chosen], contradicting(scorer, x[order], features), [nothing, large, small]])
+    lacking = with_gaps(scorer, x[order], features)
+    rows = np.concatenate([x[chosen], contradicting(scorer, x[order], features), lacking, [nothing, large, small]])
     told = session.run(rows, explain=True)
     return tuple(
         Golden(
@@ -66,7 +69,8 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
 
 
 def contradicting(scorer: Scorer, x: NDArray[np.float32], features: Sequence[Feature]) -> NDArray[np.float32]:
-    """(m, C) records made of others' (n, C) values: the oddest by each term that tells of contradictions, without gaps and with.
+    """(m, C) records made of others' (n, C) values: the oddest by each term that tells of contradictions, without gaps and with,
+    and with gaps the least odd that it tells of.
 
     Such terms are 0 for nearly all that is normal, so that nothing else would show whether they are as they were.
     """
@@ -85,10 +89,24 @@ def contradicting(scorer: Scorer, x: NDArray[np.float32], features: Sequence[Fea
             clear = ~scorer.ambiguous(records, UNCLEAR)
             slots = scorer.preprocessing(records)
             for told in scorer.in_nats:
-                value = torch.where(clear, told(slots).value[:, 0], 0.0)
+                value = torch.where(clear, told(slots).value[:, 0], 0.0).numpy()
                 if value.max() > 0:
-                    found.append(rows[int(value.argmax())])
+                    found.append(rows[value.argmax()])
+                gapped = np.flatnonzero((value > 0) & np.isnan(rows).any(1))
+                if len(gapped):  # of which gaps leave the least: with wider ones nothing would be left
+                    found.append(rows[gapped[value[gapped].argmin()]])
     return np.array(found, np.float32).reshape(-1, x.shape[1])
+
+
+def with_gaps(scorer: Scorer, x: NDArray[np.float32], features: Sequence[Feature]) -> NDArray[np.float32]:
+    """(GAPPED, C) of the records x (n, C), some of whose values are missing: also where training lacks none, graphs fill gaps."""
+    draw = np.random.default_rng(1)
+    rows = np.repeat(x, math.ceil(MIXED / len(x)), axis=0)[draw.permutation(math.ceil(MIXED / len(x)) * len(x))[:MIXED]]
+    for at in column_slices(features):
+        rows[draw.random(len(rows)) < GAPS, at] = np.nan
+    with torch.no_grad():
+        clear = ~scorer.ambiguous(torch.from_numpy(rows), UNCLEAR).numpy()
+    return rows[np.flatnonzero(clear & np.isnan(rows).any(1) & ~np.isnan(rows).all(1))[:GAPPED]]
 
 
 def with_others_expected(

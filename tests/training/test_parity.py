@@ -13,8 +13,11 @@ from onnx import numpy_helper
 
 from service.detector import Detector
 from service.manifest import BundleError, Feature
-from training.parity import GOLDEN, contradicting, with_others_expected
+from service.session import Session
+from training.export import export
+from training.parity import GOLDEN, contradicting, golden_records, with_others_expected
 
+from .made import numbers, scorers_of
 from .mixed import FEATURES as MIXED
 from .mixed import rows
 
@@ -85,6 +88,35 @@ def test_other_weights_of_any_term_are_seen(bundle, module):
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(-3), name))
         with pytest.raises(BundleError, match="golden"):
             Detector(dataclasses.replace(bundle, files={**bundle.files, "scorer.onnx": graph.SerializeToString()}), "cpu")
+
+
+def test_what_gaps_would_do_is_seen_where_training_has_none():
+    """The graph of such a table fills gaps, too, doubts what it is told, and leaves relations aside of which a number lacks."""
+    draw = np.random.default_rng(0)
+
+    def sold(n):
+        quantity, price = draw.integers(1, 9, n), np.round(draw.lognormal(3, 1, n), 2)
+        fee, weight = np.round(draw.random(n), 2), draw.normal(size=n)
+        total = np.round(quantity * price, 2)
+        return np.column_stack([quantity, price, total, fee, total + fee, weight, weight + 0.3 * draw.normal(size=n)]).astype(
+            "f4"
+        )
+
+    features = numbers(7)
+    (scorer,) = scorers_of(features, sold(1_500), sold(300), rules_weight=(1.0,))
+    graph = export(scorer)["scorer.onnx"]
+    golden = golden_records(Session(graph, 7, "cpu"), scorer, sold(300), features)
+    x = np.array([one.x for one in golden], np.float32)
+    told = Session(graph, 7, "cpu").run(x, explain=True)
+    names = [tensor.name for tensor in onnx.load_from_string(graph).graph.initializer]
+    altered = [name for name in names if name.endswith((".doubt", ".uses", ".needs", ".inverse"))]
+    assert {name.rsplit(".", 1)[1] for name in altered} == {"doubt", "uses", "needs", "inverse"}
+    for name in altered:
+        other = onnx.load_from_string(graph)
+        tensor = next(tensor for tensor in other.graph.initializer if tensor.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), name))
+        now = Session(other.SerializeToString(), 7, "cpu").run(x, explain=True)
+        assert any(np.abs(getattr(now, of) - getattr(told, of)).max() > 0.01 for of in ("score", "expected")), name
 
 
 def test_the_manifest_says_which_numbers_the_others_tell_and_how_much_of_them(bundle):
