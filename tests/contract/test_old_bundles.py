@@ -21,7 +21,7 @@ def test_it_loads_and_its_golden_records_have_their_scores(folder):
 
 def test_a_manifest_of_before_references_is_read_as_one_that_has_none():
     told = json.loads((BUNDLES[0] / MANIFEST).read_bytes())
-    del told["calibration"]["held_out"]
+    del told["calibration"]["held_out"], told["rules"]
     for feature in told["features"]:
         del feature["reference"]
     assert all("day_first" not in feature for feature in told["features"])
@@ -29,6 +29,8 @@ def test_a_manifest_of_before_references_is_read_as_one_that_has_none():
     manifest = parse_manifest(json.dumps(told).encode())
     assert all(feature.day_first is None for feature in manifest.features)
     assert manifest.calibration.held_out is None
+    assert manifest.rules is None
+    assert "rules" not in json.loads(manifest.dump())
     assert manifest.dropped[0].value is None
     assert json.loads(manifest.dump())["dropped"] == told["dropped"]  # as older readers need it
     assert all(feature.reference is None for feature in manifest.features)
@@ -36,7 +38,7 @@ def test_a_manifest_of_before_references_is_read_as_one_that_has_none():
 
 def test_every_member_but_what_may_be_empty_is_needed_the_schema_version_too():
     told = json.loads((BUNDLES[0] / MANIFEST).read_bytes())
-    for member in told.keys() - {"dropped", "warnings"}:
+    for member in told.keys() - {"dropped", "warnings", "rules"}:
         with pytest.raises(BundleError, match=member):
             parse_manifest(json.dumps({name: value for name, value in told.items() if name != member}).encode())
     for version in (0, 2, "1", None):
