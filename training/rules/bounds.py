@@ -11,6 +11,7 @@ from training.preprocessing import FLOAT32_MOST
 
 TIES = 20  # training records at the very end of a column's values that make it a bound
 CONTRARY = 20.0  # training records that would show the contrary if it were a chance: that none does is one of 1 in 5e8
+BEYOND = 0.02  # of a column, too, that would cross 0: else it is merely far from there
 TREND = 0.3  # correlation with the rows' order from which on a column moves with time, and no end of it is a bound
 YEARS = 1_900, 2_100  # whole numbers between these, too
 POSITIVE = 1e-30  # the least number that is more than 0
@@ -52,15 +53,15 @@ def whole_numbers(numbers: Tensor, there: Tensor, share: float = 1.0) -> Tensor:
 def bounds_of(numbers: Tensor, there: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
     """(W,) the least and the largest that numbers (N, W) may be, where they are there; beyond all where there is no such end.
 
-    Where TIES lie at the very end, that; else 0, where that should have been crossed, or the numbers next to 0, where those with
-    fractions never reach it.
+    Where TIES lie at the very end, that; else 0, where that should have been crossed, by a fiftieth of the column, too; or the
+    numbers next to 0, where those with fractions never reach it.
     """
     ends, fractions, negative = [], whole_numbers(numbers, there, share) == 0, below_zero(numbers, there)
     for sign, across in ((-1.0, negative), (1.0, there.sum(0) - negative)):
         most = torch.where(there > 0, sign * numbers, -FLOAT32_MOST).amax(0)
         tied = ((sign * numbers == most) & (there > 0)).sum(0) >= TIES * share
         zero = torch.where((most < 0) & fractions, -POSITIVE, 0.0)
-        signed = (most <= 0) & (across >= CONTRARY * share)
+        signed = (most <= 0) & (across >= CONTRARY * share) & (across >= BEYOND * there.sum(0))
         ends.append(0.0 + sign * torch.where(tied, most, torch.where(signed, zero, FLOAT32_MOST)))
     return ends[0], ends[1]
 
