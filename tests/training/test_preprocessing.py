@@ -86,3 +86,23 @@ def test_a_hidden_value_is_missing_to_the_encoder_in_its_slot_for_that_too():
 def columns_of(features):
     """The first column of each feature."""
     return np.cumsum([0, *(feature.width for feature in features)])[:-1].tolist()
+
+
+@pytest.mark.parametrize("value", [3.4e38, -3.4e38, 1e20])
+def test_one_absurd_value_does_not_hide_the_others_of_its_column(value):
+    x = np.random.default_rng(0).normal(size=(1_500, 1)).astype(np.float32)
+    features = [Feature(name="a", kind="numeric")]
+    usual = Preprocessing(features, x)(torch.from_numpy(x)).y.std()
+    absurd = x.copy()
+    absurd[0] = value
+    others = Preprocessing(features, absurd)(torch.from_numpy(x[1:])).y.std()
+    assert torch.isfinite(others)
+    assert others > usual / 20
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e37])
+def test_numbers_at_the_ends_of_float32_have_slots(size):
+    x = (np.random.default_rng(0).normal(size=(200, 1)) * size).astype(np.float32)
+    slots = Preprocessing([Feature(name="a", kind="numeric")], x)(torch.from_numpy(x))
+    assert torch.isfinite(slots.y).all()
+    assert torch.isfinite(slots.bent).all()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.manifest import Feature
+from service.manifest import Bounds, Feature, Rules
 from service.rules import Judge, in_words
 from service.session import Session
 from training.export import export
@@ -500,3 +500,8 @@ def test_a_few_huge_numbers_make_no_relation_of_all_others():
     x = np.column_stack([draw.random(2_000) * 1e3, draw.random(2_000), draw.normal(size=2_000)])
     x[:5, 0] = 1e12
     assert relations_of(torch.from_numpy(x.astype(np.float32)), torch.ones(2_000, 3)) is None
+
+
+def test_bounds_and_values_are_told_in_the_digits_of_float32():
+    rules = Rules(bounds=(Bounds(feature="cap", high=1234567.0), Bounds(feature="share", low=float(np.float32(0.1)), high=0.75)))
+    assert in_words(rules, ORDERS) == ["cap: 1234567 or less", "share: from 0.1 to 0.75"]
