@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import accumulate, pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -54,6 +54,14 @@ class ProviderError(BundleError):
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    untold: ClassVar[
+        tuple[str, ...]
+    ] = ()  # members that are left out where they are None: older readers refuse what they do not know
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        members: dict[str, Any] = dump(self)
+        return {name: value for name, value in members.items() if value is not None or name not in self.untold}
 
 
 class Reference(_Model):
@@ -77,6 +85,7 @@ class Reference(_Model):
 class Feature(_Model):
     """One column of the user's table. `width` columns of x (N, C) carry it into the graph."""
 
+    untold = ("day_first",)
     name: str
     kind: Kind
     integer: bool = False  # numeric or categorical: the values are whole numbers
@@ -99,14 +108,6 @@ class Feature(_Model):
             if len(self.reference.counts) != cells:
                 raise ValueError(f"{cells} counts are needed in the reference of a feature of this kind")
         return self
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_is_not_told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Older readers refuse a member that they do not know: it is there only where it says something."""
-        members: dict[str, Any] = dump(self)
-        if self.day_first is None:
-            members.pop("day_first", None)
-        return members
 
     @property
     def width(self) -> int:
@@ -147,17 +148,10 @@ class File(_Model):
 class Dropped(_Model):
     """A column of the training table that no feature was made of, and why."""
 
+    untold = ("value",)
     column: str
     reason: str
     value: Scalar | None = None  # the one that a constant column had; not in bundles made before it was kept, nor of datetimes
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_is_not_told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As of a feature."""
-        members: dict[str, Any] = dump(self)
-        if self.value is None:
-            members.pop("value", None)
-        return members
 
 
 Level = tuple[float, float]  # of a feature: from what to what its column of x is where a record has it
@@ -237,6 +231,7 @@ class Golden(_Model):
 class Manifest(_Model):
     """All that a reader of the bundle must know beside the graphs."""
 
+    untold = ("rules",)
     schema_version: Literal[1]
     name: str
     features: tuple[Feature, ...]
@@ -268,14 +263,6 @@ class Manifest(_Model):
         if self.rules is not None and (strange := related(self.rules) - set(names)):
             raise ValueError(f"rules of features that there are not: {', '.join(sorted(strange))}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_is_not_told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As of a feature."""
-        members: dict[str, Any] = dump(self)
-        if self.rules is None:
-            members.pop("rules", None)
-        return members
 
     @property
     def width(self) -> int:

@@ -14,11 +14,13 @@ from service.session import Session
 from training.export import export
 from training.preprocessing import FLOAT32_MOST, Preprocessing
 from training.rules.apart import FEW, MEETINGS
-from training.rules.bounds import POSITIVE, TIES, bounds_of, whole_numbers
+from training.rules.bounds import POSITIVE, TIES, bounds_of, pairs_of, whole_numbers
 from training.rules.description import describe_rules
 from training.rules.null_ways import sparse
+from training.rules.products import products_of
 from training.rules.relations import relations_of
 from training.rules.rule_set import rules_of
+from training.rules.solutions import Solutions
 
 from .made import folds, scorers_of
 
@@ -366,6 +368,7 @@ def test_products_pairs_and_sums_with_a_rare_addend_are_rules(sold):
     ):
         assert any(line.startswith(rule) for line in told), (rule, told)
     assert not rules.every(preprocessing(torch.from_numpy(sales(2_000, 1)))).any()
+    assert not any(Judge(describe_rules(rules.every, preprocessing, features), features).broken(sales(2_000, 1)))
 
 
 WRONG = {
@@ -482,17 +485,66 @@ def test_numbers_that_float32_has_no_fractions_of_are_no_whole_ones():
 
 
 def test_signs_are_rules_where_numbers_would_have_crossed_them():
+    n, draw = 50_000, np.random.default_rng(0)
+    columns = {
+        "amount": (draw.lognormal(3, 1, n), (POSITIVE, FLOAT32_MOST)),
+        "whole": (np.floor(draw.lognormal(3, 1, n)), (0, FLOAT32_MOST)),
+        "below": (-draw.lognormal(3, 1, n), (-FLOAT32_MOST, -POSITIVE)),
+        "mixed": (draw.normal(size=n), (-FLOAT32_MOST, FLOAT32_MOST)),
+        "far": (draw.normal(50, 5, n), (-FLOAT32_MOST, FLOAT32_MOST)),
+        # of so many 128 normal ones would be below 0, but that is no fiftieth
+        "merely far": (np.abs(draw.normal(2.8, 1, n)), (-FLOAT32_MOST, FLOAT32_MOST)),
+    }
+    x = torch.from_numpy(np.column_stack([column for column, _ in columns.values()]).astype(np.float32))
+    found = zip(*(end.tolist() for end in bounds_of(x, torch.ones_like(x))), strict=True)
+    meant = [tuple(float(np.float32(end)) for end in ends) for _, ends in columns.values()]
+    assert list(found) == meant
+
+
+def test_of_numbers_in_order_only_neighbours_are_pairs():
     draw = np.random.default_rng(0)
-    amount, far, mixed, below = (
-        draw.lognormal(3, 1, 1_000),
-        draw.normal(50, 5, 1_000),
-        draw.normal(size=1_000),
-        -draw.random(1_000),
-    )
-    x = torch.from_numpy(np.column_stack([amount, far, mixed, below, np.floor(amount)]).astype(np.float32))
-    low, high = bounds_of(x, torch.ones(1_000, 5))
-    assert low.tolist() == pytest.approx([POSITIVE, -FLOAT32_MOST, -FLOAT32_MOST, -FLOAT32_MOST, 0])
-    assert high.tolist() == pytest.approx([FLOAT32_MOST, FLOAT32_MOST, FLOAT32_MOST, -POSITIVE, FLOAT32_MOST])
+    low, more, most = draw.integers(0, 50, 2_000), *draw.integers(0, 3, (2, 2_000))
+    x = torch.from_numpy(np.column_stack([low, low + more, low + more + most]).astype(np.float32))
+    pairs = pairs_of(x, torch.ones_like(x))
+    assert list(zip(pairs.lesser.tolist(), pairs.greater.tolist(), strict=True)) == [(0, 1), (1, 2)]
+
+
+def test_a_number_is_told_by_the_relation_that_tells_it_the_most_closely():
+    """A total by its parts, to the cent, and not by a tax of it that is rounded to whole numbers."""
+    draw = np.random.default_rng(0)
+    a, b = np.round(draw.uniform(1e4, 9e5, (2, 3_000)))
+    x = torch.from_numpy(np.column_stack([a, b, a + b, np.round((a + b) * 0.11)]).astype(np.float32))
+    relations = relations_of(x, torch.ones_like(x))
+    assert relations.weight.shape[1] == 2
+    solutions = Solutions(relations)
+    told, known = solutions(x, torch.ones_like(x))
+    total = solutions.columns.tolist().index(2)
+    assert known[:, total].all()
+    np.testing.assert_allclose(told[:, total], x[:, 2], atol=0.5)
+
+
+def test_a_sum_that_the_few_with_an_addend_do_not_keep_is_none():
+    """Of 100 records one has a bonus; that 99 keep to the sum without it says nothing of it."""
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(size=(2, 4_000)) * 100
+    bonus = np.where(draw.random(4_000) < 0.01, draw.normal(size=4_000) * 100, 0)
+    unrelated = np.where(bonus != 0, draw.normal(size=4_000) * 100, 0)
+    x = torch.from_numpy(np.column_stack([a, b, a + b, bonus, unrelated]).astype(np.float32))
+    relations = relations_of(x, torch.ones_like(x))
+    assert relations.weight.shape[1] == 1
+    assert torch.nonzero(relations.weight[:, 0])[:, 0].tolist() == [0, 1, 2]
+
+
+def test_products_that_rounding_breaks_or_of_high_powers_are_none():
+    draw = np.random.default_rng(0)
+    quantity, price = draw.integers(1, 9, 3_000), draw.lognormal(0, 1, 3_000)
+    rounded = np.column_stack([quantity, price, np.round(quantity * price, 1), draw.normal(size=3_000)])
+    length = draw.lognormal(0, 0.3, 3_000)
+    for x in (rounded, np.column_stack([length, length**5, draw.normal(size=3_000)])):
+        numbers = torch.from_numpy(x.astype(np.float32))
+        assert products_of(numbers, torch.ones_like(numbers)) == []
+    cubes = torch.from_numpy(np.column_stack([length, length**3, draw.normal(size=3_000)]).astype(np.float32))
+    assert len(products_of(cubes, torch.ones_like(cubes))) == 1
 
 
 def test_a_few_huge_numbers_make_no_relation_of_all_others():
