@@ -535,7 +535,7 @@ def test_a_sum_that_the_few_with_an_addend_do_not_keep_is_none():
     assert torch.nonzero(relations.weight[:, 0])[:, 0].tolist() == [0, 1, 2]
 
 
-def test_products_that_rounding_breaks_or_of_high_powers_are_none():
+def test_products_that_rounding_or_one_in_a_hundred_breaks_or_of_high_powers_are_none():
     draw = np.random.default_rng(0)
     quantity, price = draw.integers(1, 9, 3_000), draw.lognormal(0, 1, 3_000)
     rounded = np.column_stack([quantity, price, np.round(quantity * price, 1), draw.normal(size=3_000)])
@@ -543,6 +543,9 @@ def test_products_that_rounding_breaks_or_of_high_powers_are_none():
     for x in (rounded, np.column_stack([length, length**5, draw.normal(size=3_000)])):
         numbers = torch.from_numpy(x.astype(np.float32))
         assert products_of(numbers, torch.ones_like(numbers)) == []
+    broken = np.column_stack([quantity, price, quantity * price, draw.normal(size=3_000)])
+    broken[:30, 2] *= 1.5  # one in a hundred
+    assert products_of(torch.from_numpy(broken.astype(np.float32)), torch.ones(3_000, 4)) == []
     cubes = torch.from_numpy(np.column_stack([length, length**3, draw.normal(size=3_000)]).astype(np.float32))
     assert len(products_of(cubes, torch.ones_like(cubes))) == 1
 
