@@ -1,4 +1,4 @@
-"""Made orders whose columns keep a rule of every kind that training looks for, and of which gaps and numbers are told by the others."""
+"""Made orders whose columns keep a rule of every kind that training looks for; gaps and numbers are told by the others."""
 
 from __future__ import annotations
 

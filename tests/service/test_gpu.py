@@ -35,7 +35,8 @@ def orders_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     (version,) = folder.glob("models/orders/*/manifest.json")
     bundle = read_bundle(version.parent)
     rules = bundle.manifest.rules
-    assert rules and all((rules.bounds, rules.whole, rules.pairs, rules.relations, rules.products, rules.apart))
+    assert rules
+    assert all((rules.bounds, rules.whole, rules.pairs, rules.relations, rules.products, rules.apart))
     return bundle
 
 
