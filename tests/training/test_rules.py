@@ -153,6 +153,20 @@ def test_a_bound_is_one_where_enough_records_lie_at_it(ties):
     assert (rules is not None) == (ties >= TIES)
 
 
+def test_a_column_of_one_value_without_a_fold_has_no_bound_there():
+    """All of the table has two, or it would not have the column: no such rule judges what is scored."""
+    draw = np.random.default_rng(0)
+    x = np.column_stack([np.zeros(400), draw.normal(size=400)]).astype(np.float32)
+    x[[3, 7, 11], 0] = 1  # all of one fold
+    features = [Feature(name=name, kind="numeric") for name in "ab"]
+    preprocessing, fold = Preprocessing(features, x), folds(400)
+    rules = rules_of(preprocessing, x, fold, seed=0)
+    assert len(set(fold[[3, 7, 11]])) == 1
+    with torch.no_grad():
+        assert (rules.honest(preprocessing(torch.from_numpy(x)), torch.from_numpy(fold.astype(np.int64))).value == 0).all()
+    assert (float(rules.every.low[0]), float(rules.every.high[0])) == (0, pytest.approx(FLOAT32_MOST))
+
+
 UP = np.repeat(np.arange(10), 30)
 
 

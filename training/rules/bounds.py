@@ -54,15 +54,19 @@ def bounds_of(numbers: Tensor, there: Tensor, share: float = 1.0) -> tuple[Tenso
     """(W,) the least and the largest that numbers (N, W) may be, where they are there; beyond all where there is no such end.
 
     Where TIES lie at the very end, that; else 0, where that should have been crossed, by a fiftieth of the column, too; or the
-    numbers next to 0, where those with fractions never reach it.
+    numbers next to 0, where those with fractions never reach it. A column of one value has none: the table has another, among the
+    records that are not these, or would not have the column.
     """
     ends, fractions, negative = [], whole_numbers(numbers, there, share) == 0, below_zero(numbers, there)
+    most_of = {sign: torch.where(there > 0, sign * numbers, -FLOAT32_MOST).amax(0) for sign in (-1.0, 1.0)}
+    constant = most_of[1.0] == -most_of[-1.0]
     for sign, across in ((-1.0, negative), (1.0, there.sum(0) - negative)):
-        most = torch.where(there > 0, sign * numbers, -FLOAT32_MOST).amax(0)
+        most = most_of[sign]
         tied = ((sign * numbers == most) & (there > 0)).sum(0) >= TIES * share
         zero = torch.where((most < 0) & fractions, -POSITIVE, 0.0)
         signed = (most <= 0) & (across >= CONTRARY * share) & (across >= BEYOND * there.sum(0))
-        ends.append(0.0 + sign * torch.where(tied, most, torch.where(signed, zero, FLOAT32_MOST)))
+        end = torch.where(tied, most, torch.where(signed, zero, FLOAT32_MOST))
+        ends.append(0.0 + sign * torch.where(constant, FLOAT32_MOST, end))
     return ends[0], ends[1]
 
 
