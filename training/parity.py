@@ -16,6 +16,7 @@ from service.session import Session
 from training.errors import ParityError
 from training.preprocessing import PERIODS
 from training.scorer import Answer, Scorer
+from training.stable import total
 
 UNCLEAR = 1e-4  # of a squared distance
 RTOL = 5e-5  # of the largest answer of its kind for a record
@@ -26,7 +27,8 @@ GOLDEN = 16  # records, and so many more at most for what is expected of them
 OCTANTS = 8  # of a day, a week or a year
 TWICE = 2  # records of which a thing is expected: service/detector.py lets one of each column differ
 PROVED = 1_000  # records, at most
-MIXED, EXCHANGED, LACKING = 500, 0.3, 0.1  # records, about, and shares of their values that are another's, and missing
+MIXED = 500  # records, about
+EXCHANGED, LACKING, FRACTIONAL = 0.3, 0.1, 0.02  # shares of their values that are another's, missing, and whole and half one
 GAPS, GAPPED = 0.3, 2  # share of their values that are missing, and records of which this is done
 EDGE = np.finfo(np.float32).max
 
@@ -36,8 +38,8 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
 
     The edges: no value at all, the largest and smallest numbers, and unknown categories. And records of which different
     categories and times are expected, some that contradict themselves and some with gaps, so that no branch of the graph goes
-    unseen. Where
-    there are any of which no last bits decide, as another build of onnxruntime may have them, the others are left out.
+    unseen. Where there are any of which no last bits decide, as another build of onnxruntime may have them, the others are left
+    out.
     """
     order = np.argsort(session.run(x, explain=False).score, kind="stable")
     order = order[np.unique(np.linspace(0, len(order) - 1, PROVED).astype(int))]
@@ -69,16 +71,18 @@ def golden_records(session: Session, scorer: Scorer, x: NDArray[np.float32], fea
 
 
 def contradicting(scorer: Scorer, x: NDArray[np.float32], features: Sequence[Feature]) -> NDArray[np.float32]:
-    """(m, C) records made of others' (n, C) values: the oddest by each term that tells of contradictions, without gaps and with,
-    and with gaps the least odd that it tells of.
+    """(m, C) records made of others' (n, C) values: the oddest by each term that tells of contradictions and by each kind of
+    rule, without gaps and with, and with gaps the least odd that a term tells of.
 
     Such terms are 0 for nearly all that is normal, so that nothing else would show whether they are as they were.
     """
     draw = np.random.default_rng(0)
     mixed = np.repeat(x, math.ceil(MIXED / len(x)), axis=0)
-    for at in column_slices(features):
+    for feature, at in zip(features, column_slices(features), strict=True):
         other = draw.random(len(mixed)) < EXCHANGED
         mixed[other, at] = x[draw.integers(len(x), size=np.count_nonzero(other)), at]
+        if feature.integer and feature.kind == "numeric":  # no exchange makes a fraction
+            mixed[draw.random(len(mixed)) < FRACTIONAL, at] += 0.5
     lacking = mixed.copy()
     for at in column_slices(features):
         lacking[draw.random(len(mixed)) < LACKING, at] = np.nan
@@ -88,12 +92,14 @@ def contradicting(scorer: Scorer, x: NDArray[np.float32], features: Sequence[Fea
             records = torch.from_numpy(rows)
             clear = ~scorer.ambiguous(records, UNCLEAR)
             slots = scorer.preprocessing(records)
-            for told in scorer.in_nats:
-                value = torch.where(clear, told(slots).value[:, 0], 0.0).numpy()
+            terms = [told(slots).value for told in scorer.in_nats]
+            kinds = [] if scorer.rules is None else [total(broken) for broken in scorer.rules.every(slots).values()]
+            for k, odd in enumerate([*terms, *kinds]):
+                value = torch.where(clear, odd[:, 0], 0.0).numpy()
                 if value.max() > 0:
                     found.append(rows[value.argmax()])
                 gapped = np.flatnonzero((value > 0) & np.isnan(rows).any(1))
-                if len(gapped):  # of which gaps leave the least: with wider ones nothing would be left
+                if k < len(terms) and len(gapped):  # of which gaps leave the least: with wider ones nothing would be left
                     found.append(rows[gapped[value[gapped].argmin()]])
     return np.array(found, np.float32).reshape(-1, x.shape[1])
 

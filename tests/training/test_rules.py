@@ -12,6 +12,7 @@ from service.manifest import Bounds, Feature, Rules
 from service.rules import Judge, in_words
 from service.session import Session
 from training.export import export
+from training.parity import golden_records
 from training.preprocessing import FLOAT32_MOST, Preprocessing
 from training.rules.apart import FEW, MEETINGS
 from training.rules.bounds import POSITIVE, TIES, bounds_of, pairs_of, whole_numbers
@@ -231,12 +232,41 @@ def test_training_records_are_judged_by_rules_without_their_fold():
     x[:TIES, STARS] = 0  # all of the first fold: without it, 1 is the bound
     preprocessing, fold = Preprocessing(ORDERS, x), np.repeat(np.arange(4), 100).astype(np.int8)
     rules = rules_of(preprocessing, x, fold, seed=0)
-    assert np.exp(-rules.nats) == pytest.approx((TIES + 1) / 401)
+    rate = {kind: np.exp(-nats) for kind, nats in rules.nats.items()}
+    assert rate == pytest.approx({"bounds": (TIES + 1) / 401} | dict.fromkeys(["whole", "apart", "relations"], 1 / 401))
     slots = preprocessing(torch.from_numpy(x))
     with torch.no_grad():
         assert (rules(slots).value == 0).all()
         honest = rules.honest(slots, torch.from_numpy(fold.astype(np.int64)))
     assert torch.nonzero(honest.value[:, 0])[:, 0].tolist() == list(range(TIES))
+
+
+def test_a_kind_that_was_never_broken_counts_as_much_whatever_others_are():
+    """Levels that meet for the first time now and then do not make a sum that was always right weaker; together both count."""
+    x = orders(400, seed=8)
+    x[:TIES, STARS] = 0
+    preprocessing, fold = Preprocessing(ORDERS, x), np.repeat(np.arange(4), 100).astype(np.int8)
+    rules = rules_of(preprocessing, x, fold, seed=0)
+    usual = x[200:201]
+    cases = np.concatenate([changed(usual, STARS, 9), changed(usual, GROSS, 1e4), changed(changed(usual, STARS, 9), GROSS, 1e4)])
+    with torch.no_grad():
+        value, parts = rules(preprocessing(torch.from_numpy(cases)))
+    weak, strong = np.log(401 / (TIES + 1)), np.log(401)
+    np.testing.assert_allclose(value[:, 0], [weak, strong, np.hypot(weak, strong)], rtol=1e-5)
+    np.testing.assert_allclose(parts.sum(1), value[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(parts[2, STARS] / value[2, 0], weak**2 / (weak**2 + strong**2), rtol=1e-5)
+
+
+def test_golden_records_break_each_kind_of_rule_and_some_of_them_none(scorers):
+    """So that a graph with another weight of any kind is refused."""
+    scorer, _ = scorers
+    session = Session(export(scorer)["scorer.onnx"], 7, "cpu")
+    golden = golden_records(session, scorer, orders(300, seed=5), ORDERS)
+    x = np.array([record.x for record in golden], np.float32)
+    with torch.no_grad():
+        broken = scorer.rules.every(scorer.preprocessing(torch.from_numpy(x)))
+    assert {kind for kind, found in broken.items() if found.any()} == {"bounds", "whole", "apart", "relations"}
+    assert (sum(broken.values()).sum(1) == 0).any()
 
 
 def test_the_exported_graph_tells_what_the_modules_and_an_oracle_do(scorers):
@@ -381,8 +411,14 @@ def test_products_pairs_and_sums_with_a_rare_addend_are_rules(sold):
         "total × (100 - discount) / net is 100",
     ):
         assert any(line.startswith(rule) for line in told), (rule, told)
-    assert not rules.every(preprocessing(torch.from_numpy(sales(2_000, 1)))).any()
+    assert not broken_of(rules, preprocessing, sales(2_000, 1)).any()
     assert not any(Judge(describe_rules(rules.every, preprocessing, features), features).broken(sales(2_000, 1)))
+
+
+def broken_of(rules, preprocessing, x):
+    """(N, F) how many rules of all kinds records break."""
+    with torch.no_grad():
+        return sum(rules.every(preprocessing(torch.from_numpy(x))).values()).numpy()
 
 
 WRONG = {
@@ -400,8 +436,7 @@ def test_a_wrong_product_pair_or_sum_is_seen_and_named(sold, what):
     preprocessing, rules, features = sold
     breaks, words = WRONG[what]
     x = breaks(sales(500, 2))
-    broken = rules.every(preprocessing(torch.from_numpy(x))).numpy()
-    assert broken.sum(1).min() > 0.99
+    assert broken_of(rules, preprocessing, x).sum(1).min() > 0.99
     named = Judge(describe_rules(rules.every, preprocessing, features), features).broken(x)
     assert all(any(line.startswith(words) for line in lines) for lines in named)
 

@@ -66,18 +66,21 @@ class RuleSet(nn.Module):
         """Whether there is no rule."""
         return not self.bounded and not self.whole.any() and not len(self.apart.levels) and not len(self.related)
 
-    def forward(self, slots: Slots) -> Tensor:
-        """Of records (N, D)."""
-        parts, numbers, there = [], slots.numbers, self._there(slots)
+    def forward(self, slots: Slots) -> dict[str, Tensor]:
+        """Of records (N, D), by the kind of rule, for the kinds of which there are any."""
+        found, numbers, there = dict[str, Tensor](), slots.numbers, self._there(slots)
         if self.bounded:
             within = (torch.minimum(torch.maximum(numbers, self.low), self.high) == numbers).to(numbers.dtype)
-            parts.append(((1 - within) * there) @ self.number_owner)
+            found["bounds"] = ((1 - within) * there) @ self.number_owner
         if self.whole.any():
-            parts.append(((1 - is_whole(numbers)) * self.whole) @ self.number_owner)
+            found["whole"] = ((1 - is_whole(numbers)) * self.whole) @ self.number_owner
         if len(self.apart.levels):
-            parts.append(self.apart(slots))
-        parts += [related(numbers, there) @ self.number_owner for related in self.related]
-        return sum(parts[1:], parts[0]) if parts else slots.y.new_zeros(len(slots.y), self.number_owner.shape[1])
+            found["apart"] = self.apart(slots)
+        for kind, related in (("pairs", self.pairs), ("relations", self.relations)):
+            if related is not None:
+                found[kind] = related(numbers, there) @ self.number_owner
+        products = [product(numbers, there) @ self.number_owner for product in self.products]
+        return found | ({"products": sum(products[1:], products[0])} if products else {})
 
     def possible(self, slots: Slots, out: Tensor) -> Tensor:
         """(N, D) what the nets say of records, but for levels that rules exclude."""
@@ -93,17 +96,20 @@ class RuleSet(nn.Module):
 
 
 class Rules(nn.Module):
-    """Slots -> how odd it is that rules are broken, in nats: -log p, times the root of how many are.
+    """Slots -> how odd it is that rules are broken, in nats: -log p, times the root of how many are, by their kind; of several
+    kinds the root of the sum of squares.
 
-    p is the probability that a record like those of training breaks any: the share of these that do, by rules without their fold.
+    p is the probability that a record like those of training breaks any of a kind: the share of these that do, by rules without
+    their fold. Levels that some records combine for the first time do not make a sum that was always right any weaker.
     """
 
     def __init__(self, every: RuleSet, folds: list[RuleSet], slots: Slots, fold: Tensor) -> None:
         """folds: made without each; slots (n, D): training records, whose folds are (n,)."""
         super().__init__()
         self.every, self.folds = every, folds  # folds are not in the graph
-        broken = int((total(self.broken(slots, fold)) > 0).sum())
-        self.nats = -math.log((broken + 1) / (len(fold) + 1))
+        broken = self._without(slots, fold)
+        records = {kind: int((total(broken[kind]) > 0).sum()) if kind in broken else 0 for kind in broken | every(slots)}
+        self.nats = {kind: -math.log((count + 1) / (len(fold) + 1)) for kind, count in records.items()}
 
     def forward(self, slots: Slots) -> Term:
         """Of records (N, D)."""
@@ -111,16 +117,21 @@ class Rules(nn.Module):
 
     def honest(self, slots: Slots, fold: Tensor) -> Term:
         """Of training records, whose folds are (N,), each by the rules without its fold."""
-        return self._told(self.broken(slots, fold))
+        return self._told(self._without(slots, fold))
 
-    def broken(self, slots: Slots, fold: Tensor) -> Tensor:
-        """(N, F) the rules that training records break, of those made without their fold."""
-        return torch.stack([rules(slots) for rules in self.folds])[fold, torch.arange(len(fold))]
+    def _without(self, slots: Slots, fold: Tensor) -> dict[str, Tensor]:
+        """(N, F) by kind the rules that training records break, of those made without their fold."""
+        found = dict[str, Tensor]()
+        for k, rules in enumerate(self.folds):
+            for kind, broken in rules(slots).items():
+                found[kind] = found.get(kind, 0) + broken * (fold == k)[:, None]
+        return found
 
-    def _told(self, broken: Tensor) -> Term:
-        count = total(broken)
-        value = sqrt(count) * self.nats
-        return Term(value, broken * (value / count.clamp(min=LEAST)))
+    def _told(self, broken: dict[str, Tensor]) -> Term:
+        squares = [self.nats[kind] ** 2 * count for kind, count in broken.items()]
+        square = sum(squares[1:], squares[0])
+        value = sqrt(total(square))
+        return Term(value, square / value.clamp(min=LEAST))
 
 
 def rules_of(preprocessing: Preprocessing, x: NDArray[np.float32], fold: NDArray[np.int8], seed: int) -> Rules | None:
