@@ -45,8 +45,8 @@ class Config:
     mask: float = 0.5  # the largest share of a record's columns hidden from the encoder; each record draws its own
     # surprise
     memory: int = 2_048  # training records remembered, at most
-    neighbours: int = 3
-    neighbours_small: int = 10  # on a table of fewer than `small` records
+    neighbours: int = 2
+    neighbours_small: int = 15  # on a table of fewer than `small` records
     small: int = 500
     radius_neighbours: int = 5
     locality: float = 0.6  # power of the radius by which distances are divided, on a large table

@@ -1,4 +1,4 @@
-"""A memory of training records: how far a record is from its nearest ones, feature by feature.
+"""A memory of training records: how far a record is from its nearest ones, most of all the very nearest, feature by feature.
 
 The distance to a remembered record is divided by a power of the distance at which that record has neighbours itself, so that
 being a little off counts where normal records lie close together: a mild local outlier factor (Breunig et al. 2000).
@@ -101,7 +101,7 @@ class Memory(nn.Module):
         gap = self.exact(seen, counts, added, candidates)
         squared = (gap @ torch.ones(int(seen.shape[1]), 1)).squeeze(2) * self.weight[candidates]
         least = squared.topk(self.neighbours, largest=False)[0]
-        value = torch.sqrt(least) @ torch.full((self.neighbours, 1), 1 / self.neighbours)
+        value = torch.sqrt(least) @ nearer_more(self.neighbours)
         near = (squared <= least[:, self.neighbours - 1 :]).to(gap.dtype)
         share = near * self.weight[candidates] / torch.sqrt(squared).clamp(min=LENGTH_LEAST)
         return Term(value, scaled(gather_up((share[:, None, :] @ gap).squeeze(1), self.ownership), value))
@@ -142,6 +142,16 @@ class Memory(nn.Module):
         # with gaps, exact distances are of another measure than those that choose candidates: any of these may be the nearest
         last: Tensor = distance[:, candidates] - distance[:, candidates - 1] < last_bits
         return tie | missed | (last & ((slots.gap > 0).any(1) | (len(self.trust) > 0)))
+
+
+def nearer_more(k: int) -> Tensor:
+    """(k, 1) how much the nearest of k counts, the next, and so on: k times as much as the last, k - 1 times, and so on.
+
+    That is the mean of the mean distances to the 1, 2, ... k nearest. A swap of two that are equally near changes no value, and
+    no reasons: in these all k count alike.
+    """
+    order = torch.arange(k, 0, -1, dtype=torch.float32)
+    return (order / order.sum())[:, None]
 
 
 def scaled(parts: Tensor, value: Tensor) -> Tensor:

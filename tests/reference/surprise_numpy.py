@@ -54,7 +54,8 @@ def whitened(values, missing, fitted):
 
 
 def memory_parts(values, counts, missing, memory):
-    """(F,) each feature's part of the mean weighted distance to the nearest records."""
+    """(F,) each feature's part of the mean weighted distance to the nearest records, of k the nearest counting k times, the next
+    k - 1 times, and so on; their parts are those of the plain mean."""
     gaps = (values - memory["records"]) ** 2
     trust = memory["trust"] if len(memory["trust"]) else np.ones_like(gaps)
     exact = gaps * counts * trust + missing * memory["unknown"]
@@ -63,8 +64,10 @@ def memory_parts(values, counts, missing, memory):
     distance = {i: np.sqrt(memory["weight"][i] * exact[i].sum()) for i in near}
     parts, nearest = np.zeros(memory["ownership"].shape[1]), sorted(distance, key=distance.get)[: memory["neighbours"]]
     for i in nearest:
-        parts += distance[i] / max(exact[i].sum(), 1e-24) * exact[i] @ memory["ownership"] / len(nearest)
-    return parts
+        parts += distance[i] / max(exact[i].sum(), 1e-24) * exact[i] @ memory["ownership"]
+    k = len(nearest)
+    value = sum((k - place) * distance[i] for place, i in enumerate(nearest)) / (k * (k + 1) / 2)
+    return parts * value / max(parts.sum(), 1e-12)
 
 
 def centre_parts(values, counts, missing, centres):

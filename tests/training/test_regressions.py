@@ -210,7 +210,7 @@ def test_a_loan_of_an_amount_that_others_have_is_an_anomaly_and_says_why(scorers
         answers = [each(torch.from_numpy(odd)) for each in scorers]
     flagged = [float((answer.score > bound).float().mean()) for answer, bound in zip(answers, level, strict=True)]
     assert flagged[0] > 0.9
-    assert flagged[1] < 0.65
+    assert flagged[1] < flagged[0] - 0.2
     torch.testing.assert_close(answers[0].contributions.sum(1, keepdim=True), answers[0].score, rtol=1e-5, atol=1e-5)
     assert torch.isin(answers[0].contributions.argmax(1), torch.tensor([AMOUNT, PRODUCT])).float().mean() > 0.95
     with_it, without = (answer.expected for answer in answers)
