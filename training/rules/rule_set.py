@@ -54,9 +54,8 @@ class RuleSet(nn.Module):
         self.bounded = bool(((low > -FLOAT32_MOST) | (high < FLOAT32_MOST)).any())
         self.whole = nn.Buffer(whole_numbers(numbers, there, share))
         self.apart = Apart(preprocessing, slots, there, share)
-        self.pairs = pairs_of(numbers, there, share)
-        self.relations, self.products = relations_of(numbers, there, share), products_of(numbers, there, share)
-        self.related = nn.ModuleList(found for found in (self.pairs, self.relations, *self.products) if found is not None)
+        self.pairs, self.relations = pairs_of(numbers, there, share), relations_of(numbers, there, share)
+        self.products = products_of(numbers, there, share)  # modules of this one through their solutions
         self.solutions = nn.ModuleList(map(Factors, self.products))
         if self.relations is not None:
             self.solutions.append(Solutions(self.relations))
@@ -64,7 +63,8 @@ class RuleSet(nn.Module):
     @property
     def empty(self) -> bool:
         """Whether there is no rule."""
-        return not self.bounded and not self.whole.any() and not len(self.apart.levels) and not len(self.related)
+        none_alone = not self.bounded and not self.whole.any() and not len(self.apart.levels)
+        return none_alone and self.pairs is None and self.relations is None and not self.products
 
     def forward(self, slots: Slots) -> dict[str, Tensor]:
         """Of records (N, D), by the kind of rule, for the kinds of which there are any."""
@@ -76,11 +76,11 @@ class RuleSet(nn.Module):
             found["whole"] = ((1 - is_whole(numbers)) * self.whole) @ self.number_owner
         if len(self.apart.levels):
             found["apart"] = self.apart(slots)
-        for kind, related in (("pairs", self.pairs), ("relations", self.relations)):
-            if related is not None:
-                found[kind] = related(numbers, there) @ self.number_owner
-        products = [product(numbers, there) @ self.number_owner for product in self.products]
-        return found | ({"products": sum(products[1:], products[0])} if products else {})
+        for kind, related in (("pairs", [self.pairs]), ("relations", [self.relations]), ("products", self.products)):
+            broken = [each(numbers, there) @ self.number_owner for each in related if each is not None]
+            if broken:
+                found[kind] = sum(broken[1:], broken[0])
+        return found
 
     def possible(self, slots: Slots, out: Tensor) -> Tensor:
         """(N, D) what the nets say of records, but for levels that rules exclude."""
