@@ -206,6 +206,20 @@ def test_a_relation_is_found_though_some_records_break_it():
     assert broken[wrong].all(0).tolist() == [True, True, True, False]
 
 
+def test_a_training_record_that_breaks_a_relation_is_judged_once():
+    """By the rules without its own fold alone, though those without others have the relation, too."""
+    x, fold = orders(3_000, seed=7), folds(3_000)
+    wrong = np.random.default_rng(1).permutation(3_000)[:30]
+    x[wrong, GROSS] *= 1.5
+    preprocessing = Preprocessing(ORDERS, x)
+    rules = rules_of(preprocessing, x, fold, seed=0)
+    with torch.no_grad():
+        honest = rules.honest(preprocessing(torch.from_numpy(x)), torch.from_numpy(fold.astype(np.int64))).value[:, 0].numpy()
+    np.testing.assert_allclose(honest[wrong], rules.nats["relations"], rtol=1e-5)
+    assert rules.nats["relations"] == pytest.approx(np.log(3_001 / 31))
+    assert not honest[np.setdiff1d(np.arange(3_000), wrong)].any()
+
+
 def test_relations_that_share_columns_are_told_apart():
     draw = np.random.default_rng(0)
     a, b, c = np.round(draw.lognormal(4, 1, (3, 2_000)), 2)
