@@ -28,7 +28,7 @@ OCTANTS = 8  # of a day, a week or a year
 TWICE = 2  # records of which a thing is expected: service/detector.py lets one of each column differ
 PROVED = 1_000  # records, at most
 MIXED = 500  # records, about
-EXCHANGED, LACKING, FRACTIONAL = 0.3, 0.1, 0.02  # shares of their values that are another's, missing, and whole and half one
+EXCHANGED, LACKING, FRACTIONAL = 0.3, 0.1, 0.02  # shares of their values: another's, missing, of whole ones raised by a half
 GAPS, GAPPED = 0.3, 2  # share of their values that are missing, and records of which this is done
 EDGE = np.finfo(np.float32).max
 

@@ -168,6 +168,32 @@ def test_a_column_of_one_value_without_a_fold_has_no_bound_there():
     assert (float(rules.every.low[0]), float(rules.every.high[0])) == (0, pytest.approx(FLOAT32_MOST))
 
 
+def test_a_column_that_is_one_value_or_missing_has_bounds():
+    draw = np.random.default_rng(0)
+    x = np.column_stack([np.where(draw.random(400) < 0.4, np.nan, 5.5), draw.normal(size=400)]).astype(np.float32)
+    features = [Feature(name="a", kind="numeric", missing_rate=0.4), Feature(name="b", kind="numeric")]
+    preprocessing = Preprocessing(features, x)
+    rules = rules_of(preprocessing, x, folds(400), seed=0)
+    with torch.no_grad():
+        value = rules(preprocessing(torch.tensor([[5.5, 0], [np.nan, 0], [7, 0], [5, 0]]))).value[:, 0]
+    np.testing.assert_allclose(value, [0, 0, np.log(401), np.log(401)], rtol=1e-6)
+
+
+def test_rules_that_no_fold_has_count_as_if_none_had_broken_them():
+    """Two levels would meet in 20 of 500 records, but in 15 of 375 by no fold's own counts."""
+    a, b, fold = np.zeros(500), np.zeros(500), np.repeat(np.arange(4), 125)
+    for k, (of_a, of_b) in enumerate([(26, 24), (26, 24), (24, 26), (24, 26)]):
+        a[125 * k : 125 * k + of_a], b[125 * k + 60 : 125 * k + 60 + of_b] = 1, 1
+    x = np.column_stack([a, b]).astype(np.float32)
+    preprocessing = Preprocessing([Feature(name=name, kind="boolean") for name in "ab"], x)
+    rules = rules_of(preprocessing, x, fold.astype(np.int8), seed=0)
+    assert all(one.empty for one in rules.folds)
+    slots = preprocessing(torch.from_numpy(np.concatenate([x, [[1, 1]]], dtype=np.float32)))
+    with torch.no_grad():
+        assert not rules.honest(slots.take(torch.arange(500)), torch.from_numpy(fold)).value.any()
+        assert float(rules(slots).value[500, 0]) == pytest.approx(np.log(501))
+
+
 UP = np.repeat(np.arange(10), 30)
 
 

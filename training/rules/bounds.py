@@ -35,6 +35,12 @@ def moves(numbers: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.array(found, dtype=bool)
 
 
+def constant(numbers: Tensor, there: Tensor) -> Tensor:
+    """(W,) which of numbers (N, W) are the same wherever they are there."""
+    most, least = (torch.where(there > 0, sign * numbers, -FLOAT32_MOST).amax(0) for sign in (1.0, -1.0))
+    return most == -least
+
+
 def is_whole(numbers: Tensor) -> Tensor:
     """(N, W) 1 where a number is whole, as a 0 for a missing one is."""
     near = torch.clamp(numbers, -WHOLE_MOST, WHOLE_MOST)
@@ -54,19 +60,15 @@ def bounds_of(numbers: Tensor, there: Tensor, share: float = 1.0) -> tuple[Tenso
     """(W,) the least and the largest that numbers (N, W) may be, where they are there; beyond all where there is no such end.
 
     Where TIES lie at the very end, that; else 0, where that should have been crossed, by a fiftieth of the column, too; or the
-    numbers next to 0, where those with fractions never reach it. A column of one value has none: the table has another, among the
-    records that are not these, or would not have the column.
+    numbers next to 0, where those with fractions never reach it.
     """
     ends, fractions, negative = [], whole_numbers(numbers, there, share) == 0, below_zero(numbers, there)
-    most_of = {sign: torch.where(there > 0, sign * numbers, -FLOAT32_MOST).amax(0) for sign in (-1.0, 1.0)}
-    constant = most_of[1.0] == -most_of[-1.0]
     for sign, across in ((-1.0, negative), (1.0, there.sum(0) - negative)):
-        most = most_of[sign]
+        most = torch.where(there > 0, sign * numbers, -FLOAT32_MOST).amax(0)
         tied = ((sign * numbers == most) & (there > 0)).sum(0) >= TIES * share
         zero = torch.where((most < 0) & fractions, -POSITIVE, 0.0)
         signed = (most <= 0) & (across >= CONTRARY * share) & (across >= BEYOND * there.sum(0))
-        end = torch.where(tied, most, torch.where(signed, zero, FLOAT32_MOST))
-        ends.append(0.0 + sign * torch.where(constant, FLOAT32_MOST, end))
+        ends.append(0.0 + sign * torch.where(tied, most, torch.where(signed, zero, FLOAT32_MOST)))
     return ends[0], ends[1]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from training.memory import Term
 from training.preprocessing import ENCODED_MOST, FLOAT32_MOST, Preprocessing, Slots
 from training.rules.apart import Apart
-from training.rules.bounds import bounds_of, is_whole, moves, pairs_of, whole_numbers
+from training.rules.bounds import bounds_of, constant, is_whole, moves, pairs_of, whole_numbers
 from training.rules.products import products_of
 from training.rules.relations import relations_of
 from training.rules.solutions import Factors, Solutions
@@ -38,8 +38,8 @@ class RuleSet(nn.Module):
     high: Tensor
     whole: Tensor  # (W,) 1 where all numbers are whole
 
-    def __init__(self, preprocessing: Preprocessing, slots: Slots, moving: Tensor, share: float = 1.0) -> None:
-        """The rules that training records (n, D) keep, a share of all; moving: (W,) numbers that have no bounds.
+    def __init__(self, preprocessing: Preprocessing, slots: Slots, unbounded: Tensor, share: float = 1.0) -> None:
+        """The rules that training records (n, D) keep, a share of all; unbounded: (W,) numbers that have no bounds.
 
         A fold's records are fewer than all: so many fewer have to show a rule, or rules of all records judge what is scored, that
         no record which calibrates was judged by.
@@ -49,7 +49,7 @@ class RuleSet(nn.Module):
         self.number_owner = nn.Buffer(preprocessing.slot_ownership()[: preprocessing.numerics])
         numbers, there = slots.numbers, self._there(slots)
         ends = zip(UNBOUNDED, bounds_of(numbers, there, share), strict=True)
-        low, high = (torch.where(moving, away, bound) for away, bound in ends)
+        low, high = (torch.where(unbounded, away, bound) for away, bound in ends)
         self.low, self.high = nn.Buffer(low), nn.Buffer(high)
         self.bounded = bool(((low > -FLOAT32_MOST) | (high < FLOAT32_MOST)).any())
         self.whole = nn.Buffer(whole_numbers(numbers, there, share))
@@ -82,6 +82,10 @@ class RuleSet(nn.Module):
                 found[kind] = sum(broken[1:], broken[0])
         return found
 
+    def constant(self, slots: Slots) -> Tensor:
+        """(W,) which numbers records (N, D) all have alike."""
+        return constant(slots.numbers, self._there(slots))
+
     def possible(self, slots: Slots, out: Tensor) -> Tensor:
         """(N, D) what the nets say of records, but for levels that rules exclude."""
         return self.apart.possible(slots, out) if len(self.apart.levels) else out
@@ -108,7 +112,7 @@ class Rules(nn.Module):
         super().__init__()
         self.every, self.folds = every, folds  # folds are not in the graph
         broken = self._without(slots, fold)
-        records = {kind: int((total(broken[kind]) > 0).sum()) if kind in broken else 0 for kind in broken | every(slots)}
+        records = {kind: int((total(found) > 0).sum()) for kind, found in broken.items()}
         self.nats = {kind: -math.log((count + 1) / (len(fold) + 1)) for kind, count in records.items()}
 
     def forward(self, slots: Slots) -> Term:
@@ -121,7 +125,7 @@ class Rules(nn.Module):
 
     def _without(self, slots: Slots, fold: Tensor) -> dict[str, Tensor]:
         """(N, F) by kind the rules that training records break, of those made without their fold."""
-        found = dict[str, Tensor]()
+        found = {kind: torch.zeros_like(broken) for kind, broken in self.every(slots).items()}
         for k, rules in enumerate(self.folds):
             for kind, broken in rules(slots).items():
                 found[kind] = found.get(kind, 0) + broken * (fold == k)[:, None]
@@ -143,6 +147,11 @@ def rules_of(preprocessing: Preprocessing, x: NDArray[np.float32], fold: NDArray
     every = RuleSet(preprocessing, slots, moving)
     if every.empty:
         return None
-    parts = [own != k for k in range(int(fold.max()) + 1)]
-    folds = [RuleSet(preprocessing, slots.take(part), moving, float(part.double().mean())) for part in parts]
+    same = every.constant(slots)
+    folds = []
+    for k in range(int(fold.max()) + 1):
+        part = slots.take(own != k)
+        # a column that is constant there alone would not be one of a table of these records
+        unbounded = moving | (every.constant(part) & ~same)
+        folds.append(RuleSet(preprocessing, part, unbounded, float((own != k).double().mean())))
     return Rules(every, folds, slots, own)
