@@ -179,6 +179,19 @@ def test_a_column_that_is_one_value_or_missing_has_bounds():
     np.testing.assert_allclose(value, [0, 0, np.log(401), np.log(401)], rtol=1e-6)
 
 
+def test_a_column_of_one_value_or_none_without_a_fold_has_its_bound_there():
+    """For the whole table may have such columns, whose bounds new records break as often."""
+    draw = np.random.default_rng(0)
+    x = np.column_stack([np.where(draw.random(400) < 0.2, np.nan, 0), draw.normal(size=400)]).astype(np.float32)
+    x[[3, 7, 11], 0] = 1  # all of one fold
+    features = [Feature(name="a", kind="numeric", missing_rate=0.2), Feature(name="b", kind="numeric")]
+    preprocessing, fold = Preprocessing(features, x), folds(400)
+    rules = rules_of(preprocessing, x, fold, seed=0)
+    with torch.no_grad():
+        honest = rules.honest(preprocessing(torch.from_numpy(x)), torch.from_numpy(fold.astype(np.int64))).value[:, 0]
+    assert torch.nonzero(honest)[:, 0].tolist() == [3, 7, 11]
+
+
 def test_rules_that_no_fold_has_count_as_if_none_had_broken_them():
     """Two levels would meet in 20 of 500 records, but in 15 of 375 by no fold's own counts."""
     a, b, fold = np.zeros(500), np.zeros(500), np.repeat(np.arange(4), 125)

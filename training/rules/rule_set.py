@@ -83,8 +83,9 @@ class RuleSet(nn.Module):
         return found
 
     def constant(self, slots: Slots) -> Tensor:
-        """(W,) which numbers records (N, D) all have alike."""
-        return constant(slots.numbers, self._there(slots))
+        """(W,) which numbers all records (N, D) have, and all alike: a table of these would be without them."""
+        there = self._there(slots)
+        return constant(slots.numbers, there) & there.all(0)
 
     def possible(self, slots: Slots, out: Tensor) -> Tensor:
         """(N, D) what the nets say of records, but for levels that rules exclude."""
@@ -151,7 +152,7 @@ def rules_of(preprocessing: Preprocessing, x: NDArray[np.float32], fold: NDArray
     folds = []
     for k in range(int(fold.max()) + 1):
         part = slots.take(own != k)
-        # a column that is constant there alone would not be one of a table of these records
+        # of a table of these records a column that is constant there alone would be no column
         unbounded = moving | (every.constant(part) & ~same)
         folds.append(RuleSet(preprocessing, part, unbounded, float((own != k).double().mean())))
     return Rules(every, folds, slots, own)
