@@ -193,7 +193,7 @@ def test_a_column_of_one_value_or_none_without_a_fold_has_its_bound_there():
 
 
 def test_rules_that_no_fold_has_count_as_if_none_had_broken_them():
-    """Two levels would meet in 20 of 500 records, but in 15 of 375 by no fold's own counts."""
+    """Two levels would meet in 20 of 500 records by chance, and without any fold in fewer than the 15 that show it there."""
     a, b, fold = np.zeros(500), np.zeros(500), np.repeat(np.arange(4), 125)
     for k, (of_a, of_b) in enumerate([(26, 24), (26, 24), (24, 26), (24, 26)]):
         a[125 * k : 125 * k + of_a], b[125 * k + 60 : 125 * k + 60 + of_b] = 1, 1

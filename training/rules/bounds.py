@@ -35,12 +35,6 @@ def moves(numbers: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.array(found, dtype=bool)
 
 
-def constant(numbers: Tensor, there: Tensor) -> Tensor:
-    """(W,) which of numbers (N, W) are the same wherever they are there."""
-    most, least = (torch.where(there > 0, sign * numbers, -FLOAT32_MOST).amax(0) for sign in (1.0, -1.0))
-    return most == -least
-
-
 def is_whole(numbers: Tensor) -> Tensor:
     """(N, W) 1 where a number is whole, as a 0 for a missing one is."""
     near = torch.clamp(numbers, -WHOLE_MOST, WHOLE_MOST)

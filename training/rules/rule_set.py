@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from training.memory import Term
 from training.preprocessing import ENCODED_MOST, FLOAT32_MOST, Preprocessing, Slots
 from training.rules.apart import Apart
-from training.rules.bounds import bounds_of, constant, is_whole, moves, pairs_of, whole_numbers
+from training.rules.bounds import bounds_of, is_whole, moves, pairs_of, whole_numbers
 from training.rules.products import products_of
 from training.rules.relations import relations_of
 from training.rules.solutions import Factors, Solutions
@@ -84,8 +84,7 @@ class RuleSet(nn.Module):
 
     def constant(self, slots: Slots) -> Tensor:
         """(W,) which numbers all records (N, D) have, and all alike: a table of these would be without them."""
-        there = self._there(slots)
-        return constant(slots.numbers, there) & there.all(0)
+        return (slots.numbers == slots.numbers[:1]).all(0) & self._there(slots).all(0)
 
     def possible(self, slots: Slots, out: Tensor) -> Tensor:
         """(N, D) what the nets say of records, but for levels that rules exclude."""
