@@ -192,6 +192,14 @@ def test_a_column_of_one_value_or_none_without_a_fold_has_its_bound_there():
     assert torch.nonzero(honest)[:, 0].tolist() == [3, 7, 11]
 
 
+def test_a_column_of_one_value_in_all_that_trained_has_its_bound_in_folds_too():
+    """The table has another value, in a record that is held out: what calibrates breaks the rule that is scored by."""
+    x = np.column_stack([np.full(400, 7), np.random.default_rng(0).normal(size=400)]).astype(np.float32)
+    features = [Feature(name=name, kind="numeric") for name in "ab"]
+    rules = rules_of(Preprocessing(features, x), x, folds(400), seed=0)
+    assert [(float(one.low[0]), float(one.high[0])) for one in (rules.every, *rules.folds)] == [(7, 7)] * 5
+
+
 def test_rules_that_no_fold_has_count_as_if_none_had_broken_them():
     """Two levels would meet in 20 of 500 records by chance, and without any fold in fewer than the 15 that show it there."""
     a, b, fold = np.zeros(500), np.zeros(500), np.repeat(np.arange(4), 125)
